@@ -1,0 +1,179 @@
+"""Test collections in one shape: the shipped corpus, any folder in BEIR layout, or a set from the hub.
+Taught in lesson 00.
+"""
+
+import csv
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from retrieval_lab.profiles import say
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents, questions and judgements, in plain dictionaries that can be printed.
+
+    ``queries`` holds those of one split that have judgements. ``details`` keeps what else is known of a query
+    (its type, family, nicknames), or is empty.
+    """
+
+    name: str
+    lang: str
+    split: str
+    licence: str
+    corpus: dict[str, str]  # doc_id -> text
+    queries: dict[str, str]  # query_id -> text
+    qrels: dict[str, dict[str, int]]  # query_id -> doc_id -> grade, 0 = judged and not relevant
+    details: dict[str, dict] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"Collection({self.name!r}, lang={self.lang!r}, split={self.split!r}: {len(self.corpus)} documents, "
+            f"{len(self.queries)} queries, {sum(map(len, self.qrels.values()))} judgements, licence {self.licence})"
+        )
+
+    def where(self, **conditions) -> "Collection":
+        """The same collection with only the queries whose details match, e.g. ``where(type="paraphrase")``.
+
+        A value may be a function: ``where(nicknames=bool)`` keeps queries that use a nickname.
+        """
+        matches = [
+            query_id
+            for query_id in self.queries
+            if all(_matches(self.details.get(query_id, {}).get(key), value) for key, value in conditions.items())
+        ]
+        return self.only(matches)
+
+    def only(self, query_ids) -> "Collection":
+        """The same collection with only these queries, in this order."""
+        return replace(
+            self,
+            queries={query_id: self.queries[query_id] for query_id in query_ids},
+            qrels={query_id: self.qrels[query_id] for query_id in query_ids},
+        )
+
+    def sample(self, n: int | None, seed: int = 0) -> "Collection":
+        """``n`` queries drawn without replacement, or all when ``n`` is None or larger than what there is."""
+        import random
+
+        if n is None or n >= len(self.queries):
+            return self
+        return self.only(random.Random(seed).sample(list(self.queries), n))
+
+
+def _matches(found, wanted) -> bool:
+    return bool(wanted(found)) if callable(wanted) else found == wanted
+
+
+def load(source: str | Path, lang: str | None = None, split: str = "test") -> Collection:
+    """A collection by name, folder or hub id.
+
+    Parameters
+    ----------
+    source : "city_services" (shipped); a folder with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``; the name of a
+        folder below ``$RETRIEVAL_LAB_DATA/beir``; or "hub:OWNER/NAME" in the hub's BEIR layout
+    lang : "en" or "zh". For the shipped corpus it chooses the text, "en" when not given; elsewhere it is a label and is guessed
+        from the first documents when not given.
+    split : name of the qrels file, by custom "train", "dev" or "test"
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder or no such split; the message names the splits that exist.
+    ValueError
+        If a line is broken or a judgement names an unknown query or document.
+
+    Source: lesson 00; the layout is that of Thakur et al. 2021 (BEIR).
+    """
+    if str(source).startswith("hub:"):
+        return _load_hub(str(source)[4:], lang, split)
+    folder = _folder(source, lang)
+    corpus = {row["_id"]: _document_text(row) for row in _jsonl(folder / "corpus.jsonl")}
+    rows = {row["_id"]: row for row in _jsonl(folder / "queries.jsonl")}
+    qrels = _read_qrels(folder, split)
+    return _collection(folder, lang, split, corpus, rows, qrels)
+
+
+def _folder(source: str | Path, lang: str | None) -> Path:
+    shipped = DATA / str(source) / (lang or "en")
+    local = Path(os.environ.get("RETRIEVAL_LAB_DATA", "/nowhere")) / "beir" / str(source)
+    for folder in (Path(source).expanduser(), shipped, local):
+        if (folder / "corpus.jsonl").is_file():
+            return folder
+    raise FileNotFoundError(
+        say(
+            en=f"no collection {str(source)!r} (lang={lang!r}): looked for corpus.jsonl in {Path(source)}, {shipped} and {local}",
+            zh=f"没有测试集 {str(source)!r}（lang={lang!r}）：在 {Path(source)}、{shipped}、{local} 里都找不到 corpus.jsonl",
+        )
+    )
+
+
+def _document_text(row: dict) -> str:
+    return f"{row['title']}\n{row['text']}" if row.get("title") else row["text"]
+
+
+def _jsonl(path: Path):
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as problem:
+                raise ValueError(f"{path}:{number}: not JSON ({problem.msg} at column {problem.colno}); mend the line") from None
+
+
+def _read_qrels(folder: Path, split: str) -> dict[str, dict[str, int]]:
+    path = folder / "qrels" / f"{split}.tsv"
+    if not path.is_file():
+        there = sorted(file.stem for file in (folder / "qrels").glob("*.tsv"))
+        raise FileNotFoundError(f"{folder.name} has no split {split!r}; it has {', '.join(there) or 'none'}")
+    qrels: dict[str, dict[str, int]] = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            qrels.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
+    return qrels
+
+
+def _collection(folder: Path, lang, split, corpus, rows, qrels) -> Collection:
+    for query_id, judged in qrels.items():
+        if query_id not in rows:
+            raise ValueError(f"{folder}: qrels/{split}.tsv judges query {query_id!r}, which queries.jsonl does not have")
+        if missing := [doc_id for doc_id in judged if doc_id not in corpus]:
+            raise ValueError(f"{folder}: qrels/{split}.tsv names document {missing[0]!r}, which corpus.jsonl does not have")
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8")) if (folder / "card.json").is_file() else {}
+    return Collection(
+        name=card.get("name", folder.name),
+        lang=lang or card.get("lang") or _guess_language(corpus),
+        split=split,
+        licence=card.get("licence", "unknown"),
+        corpus=corpus,
+        queries={query_id: rows[query_id]["text"] for query_id in qrels},
+        qrels=qrels,
+        details={query_id: {k: v for k, v in rows[query_id].items() if k not in ("_id", "text")} for query_id in qrels},
+    )
+
+
+def _guess_language(corpus: dict[str, str]) -> str:
+    sample = "".join(text[:200] for text in list(corpus.values())[:50])
+    han = sum("\u4e00" <= char <= "\u9fff" for char in sample)
+    return "zh" if han > len(sample) / 20 else "en"
+
+
+def unanswerable(lang: str = "en", split: str = "test") -> dict[str, str]:
+    """Questions of the shipped corpus that no passage answers (query_id -> text), for abstention in lesson 05."""
+    rows = _jsonl(_folder("city_services", lang) / "queries.jsonl")
+    return {row["_id"]: row["text"] for row in rows if row["type"] == "unanswerable" and row["split"] == split}
+
+
+def _load_hub(name: str, lang: str | None, split: str) -> Collection:
+    from datasets import load_dataset
+
+    corpus = {row["_id"]: _document_text(row) for row in load_dataset(name, "corpus", split="corpus")}
+    rows = {row["_id"]: row for row in load_dataset(name, "queries", split="queries")}
+    qrels: dict[str, dict[str, int]] = {}
+    for row in load_dataset(name, "default", split=split):
+        qrels.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
+    return _collection(Path(name), lang, split, corpus, rows, qrels)

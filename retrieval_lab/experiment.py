@@ -1,0 +1,76 @@
+"""One table for every comparison: quality, time, and an interval that says whether the difference could be luck.
+Taught in lesson 00.
+"""
+
+import time
+
+from retrieval_lab import metrics
+from retrieval_lab.corpora import Collection
+
+
+def compare(systems: list, collection: Collection, baseline: int | str = 0, names=metrics.DEFAULT, k: int = 100):
+    """Run systems on the same queries and compare each with a baseline row.
+
+    Parameters
+    ----------
+    systems : objects with ``name`` and ``search(queries, k)``, in the order of the rows
+    collection : the queries and judgements
+    baseline : the row that the others are compared with, or "above": each with the row above it
+    names : metrics; the interval is about the first
+    k : documents that each system returns, at least as many as the metrics look at
+
+    Returns
+    -------
+    pandas.DataFrame indexed by system: the metrics, ``ms/query`` (median of 20 single queries), and for the first metric the
+    difference to the baseline, its 95 % interval (paired bootstrap over the queries) and p (randomisation test). In
+    ``table.attrs`` are "per_query" (name -> values of the first metric) and "runs" (name -> run).
+
+    Raises
+    ------
+    ValueError
+        If two systems have the same name.
+
+    Source: Sakai 2006; Smucker, Allan & Carterette 2007; lesson 00.
+    """
+    import pandas as pd
+
+    labels = [system.name for system in systems]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"systems need names of their own, got {labels}; give each a `name`")
+    runs = {system.name: system.search(collection.queries, k) for system in systems}
+    values = {name: metrics.evaluate(collection.qrels, run, names, per_query=True) for name, run in runs.items()}
+    first = {name: columns[names[0]] for name, columns in values.items()}
+    rows = [{metric: column.mean() for metric, column in values[name].items()} for name in labels]
+    for i, row in enumerate(rows):
+        row["ms/query"] = milliseconds(systems[i], collection)
+        other = i - 1 if baseline == "above" else baseline
+        row |= _difference(names[0], first[labels[other]], first[labels[i]]) if i != other and other >= 0 else {}
+    table = pd.DataFrame(rows, index=pd.Index(labels, name="system"))
+    table.attrs = {"per_query": first, "runs": runs, "baseline": baseline}
+    return table.fillna("")
+
+
+def _difference(metric: str, before, after) -> dict:
+    low, high = metrics.paired_bootstrap(before, after)
+    return {
+        f"Δ {metric}": f"{after.mean() - before.mean():+.3f}",
+        "95 % interval": f"{low:+.3f} … {high:+.3f}",
+        "p": f"{metrics.randomisation_test(before, after):.4f}",
+    }
+
+
+def milliseconds(system, collection: Collection, n: int = 20) -> float:
+    """Median time of a single query, in ms, over the first ``n`` queries."""
+    times = []
+    for query_id, text in list(collection.queries.items())[:n]:
+        start = time.perf_counter()
+        system.search({query_id: text}, 10)
+        times.append((time.perf_counter() - start) * 1000)
+    return sorted(times)[len(times) // 2] if times else float("nan")
+
+
+def show(table, decimals: int = 3):
+    """The table as a styled object for a notebook: rounded, best value of each metric in bold."""
+    metric_columns = [name for name in table.columns if "@" in name and not name.startswith("Δ")]
+    formats = {name: f"{{:.{decimals}f}}" for name in metric_columns} | {"ms/query": "{:.1f}"}
+    return table.style.format(formats).highlight_max(subset=metric_columns, props="font-weight: bold")

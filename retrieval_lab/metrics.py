@@ -1,0 +1,103 @@
+"""Ranking metrics through ir_measures, and the two tests that tell a difference from luck.
+Taught in lesson 00.
+"""
+
+import numpy as np
+
+DEFAULT = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
+
+
+def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False) -> dict:
+    """Score a run against judgements.
+
+    Parameters
+    ----------
+    qrels : query_id -> doc_id -> grade; a grade of 1 or more counts as relevant for the binary metrics
+    run : query_id -> doc_id -> score; a judged query that the run lacks counts as zero
+    metrics : names such as "nDCG@10", "MRR@10", "MAP", "Recall@100", "Hit@5"; "(rel=2)" raises the bar: "MRR(rel=2)@10"
+    per_query : return arrays with one value a query, in the order of ``qrels``, instead of means
+
+    Raises
+    ------
+    ValueError
+        If a metric is not known to ir_measures, or a query of the run has no judgements.
+
+    Source: Järvelin & Kekäläinen 2002 (nDCG, here with linear gains, as trec_eval); lesson 00.
+
+    >>> evaluate({"q": {"a": 1, "b": 1}}, {"q": {"x": 2.0, "a": 1.0}}, ["MRR@10", "Recall@10"])
+    {'MRR@10': 0.5, 'Recall@10': 0.5}
+    """
+    import ir_measures
+
+    if unknown := [query_id for query_id in run if query_id not in qrels]:
+        raise ValueError(f"the run has query {unknown[0]!r} ({len(unknown)} in all) without judgements; search only judged queries")
+    measures = {name: _measure(name) for name in metrics}
+    place = {query_id: i for i, query_id in enumerate(qrels)}
+    values = {name: np.zeros(len(qrels)) for name in metrics}
+    names = {str(measure): name for name, measure in measures.items()}
+    for value in ir_measures.iter_calc(list(measures.values()), qrels, {q: docs for q, docs in run.items() if docs}):
+        values[names[str(value.measure)]][place[value.query_id]] = value.value
+    return values if per_query else {name: float(column.mean()) for name, column in values.items()}
+
+
+def _measure(name: str):
+    import ir_measures
+
+    plain = name.replace("MRR", "RR").replace("Recall", "R").replace("MAP", "AP").replace("Hit", "Success")
+    try:
+        return ir_measures.parse_measure(plain)
+    except (NameError, ValueError, SyntaxError) as problem:
+        raise ValueError(f"metric {name!r} is not known ({problem}); try one of {', '.join(DEFAULT)}, MAP, Hit@5") from None
+
+
+def paired_bootstrap(a, b, n_resamples: int = 10_000, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Interval for the mean of ``b - a`` when the queries are drawn again and again with replacement.
+
+    Parameters
+    ----------
+    a, b : (n_queries,) values of the same metric for the same queries
+
+    Returns
+    -------
+    (low, high) of the percentile interval
+
+    Source: Sakai 2006; lesson 00.
+
+    >>> paired_bootstrap([0.0, 0.0], [1.0, 1.0])
+    (1.0, 1.0)
+    """
+    difference = _difference(a, b)
+    picks = np.random.default_rng(seed).integers(len(difference), size=(n_resamples, len(difference)))
+    means = difference[picks].mean(axis=1)  # (n_resamples,)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def randomisation_test(a, b, n_resamples: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p: how often swapping a with b at random gives a mean difference at least as large. Identical runs: 1.
+
+    Source: Smucker, Allan & Carterette 2007; lesson 00. With at most 13 queries scipy tries every swap instead.
+
+    >>> randomisation_test([0.1, 0.5], [0.1, 0.5])
+    1.0
+    """
+    from scipy.stats import permutation_test
+
+    difference = _difference(a, b)
+    test = permutation_test(
+        (difference,),
+        lambda x, axis: x.mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=n_resamples,
+        rng=np.random.default_rng(seed),
+    )
+    return min(1.0, float(test.pvalue))
+
+
+def _difference(a, b) -> np.ndarray:
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape or a.ndim != 1 or not len(a):
+        raise ValueError(f"a has shape {a.shape}, b {b.shape}; both need one value for each of the same queries")
+    return b - a

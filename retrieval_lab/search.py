@@ -1,0 +1,164 @@
+"""Systems that search a collection with a model: dense (exact cosine), and several systems fused.
+Taught in lesson 00 (fusion) and lesson 01 (dense). A system has a ``name`` and ``search(queries, k) -> run``.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from retrieval_lab import embedding
+from retrieval_lab.corpora import Collection
+from retrieval_lab.profiles import say
+
+
+def top_k(queries: np.ndarray, docs: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k documents with the largest cosine for each query; equal scores in the documents' order.
+
+    Parameters
+    ----------
+    queries : (n_queries, dim), rows of any length but zero
+    docs : (n_docs, dim)
+    k : at least 1; more than n_docs gives n_docs
+
+    Returns
+    -------
+    indices (n_queries, k), cosines (n_queries, k), best first
+
+    Raises
+    ------
+    ValueError
+        If the widths differ, k < 1, or a vector is zero or not finite.
+
+    >>> indices, cosines = top_k(np.array([[2.0, 0.0]]), np.array([[0.0, 1.0], [3.0, 4.0]]), k=2)
+    >>> indices.tolist(), cosines.round(3).tolist()
+    ([[1, 0]], [[0.6, 0.0]])
+    """
+    if queries.shape[1] != docs.shape[1]:
+        raise ValueError(f"queries have {queries.shape[1]} dims, docs {docs.shape[1]}; encode both with the same model")
+    if k < 1:
+        raise ValueError(f"k={k}; use 1 or more")
+    cosines = _unit(queries, "query") @ _unit(docs, "document").T  # (n_queries, n_docs)
+    indices = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    return indices, np.take_along_axis(cosines, indices, axis=1)
+
+
+def _unit(vectors: np.ndarray, what: str) -> np.ndarray:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    bad = ~np.isfinite(norms) | (norms == 0)
+    if bad.any():
+        raise ValueError(f"{what} {int(np.argmax(bad))} has a vector of length {norms[bad][0]}: it has no direction; was the text or the model broken?")
+    return vectors / norms
+
+
+class Dense:
+    """Exact cosine search over one vector a document.
+
+    Parameters
+    ----------
+    model : SentenceTransformer
+    collection : encoded when the object is made
+    vectors : (n_docs, dim), if they are there already
+    """
+
+    def __init__(self, model, collection: Collection, name: str = "dense", vectors: np.ndarray | None = None):
+        self.model, self.name = model, name
+        self.doc_ids = list(collection.corpus)
+        self._texts_hash = _hash(json.dumps(collection.corpus, ensure_ascii=False).encode())
+        self.vectors = embedding.encode(model, list(collection.corpus.values())) if vectors is None else vectors
+
+    def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
+        """The k nearest documents of each query, as a run of cosines."""
+        if not queries:
+            return {}
+        indices, cosines = top_k(embedding.encode(self.model, list(queries.values()), "query"), self.vectors, k)
+        rows = zip(queries, indices, cosines, strict=True)
+        return {q: {self.doc_ids[i]: float(c) for i, c in zip(row, values, strict=True)} for q, row, values in rows}
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``vectors.npy`` and ``index.json``, which says by which model and from which texts they were made."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "vectors.npy", self.vectors)
+        made_by = {"name": self.name, "model": fingerprint(self.model), "texts": self._texts_hash}
+        (folder / "index.json").write_text(json.dumps(made_by, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, model, collection: Collection) -> "Dense":
+        """Read a saved index.
+
+        Raises
+        ------
+        ValueError
+            If it was made by another model (or other prompts or length), or from other texts.
+        """
+        folder = Path(folder)
+        made_by = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index = cls(model, collection, made_by["name"], np.load(folder / "vectors.npy"))
+        if made_by["model"] != fingerprint(model):
+            raise ValueError(
+                say(
+                    en=f"{folder} was made by another model (or with other prompts, pooling or length); its vectors mean nothing to this one: build the index again",
+                    zh=f"{folder} 是另一个模型（或不同的提示词、池化、长度）建的，这些向量对当前模型没有意义：重新建索引",
+                )
+            )
+        if made_by["texts"] != index._texts_hash:
+            raise ValueError(
+                say(
+                    en=f"{folder} was made from other texts than {collection.name}'s; build the index again",
+                    zh=f"{folder} 不是用 {collection.name} 现在的文本建的；重新建索引",
+                )
+            )
+        return index
+
+
+def fingerprint(model) -> str:
+    """Short hash of all that decides a model's vectors: weights, modules, prompts and length."""
+    digest = hashlib.sha256(f"{[type(m).__name__ for m in model]}{model.prompts}{model.max_seq_length}".encode())
+    for module in model:
+        if hasattr(module, "pooling_mode"):
+            digest.update(str(module.pooling_mode).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def reciprocal_rank_fusion(runs: list[dict], k: int = 60) -> dict[str, dict[str, float]]:
+    """Add up 1 / (k + rank) over the runs; ranks count from 1, a document that a run lacks adds nothing.
+
+    Parameters
+    ----------
+    runs : each query_id -> doc_id -> score
+    k : 60 flattens the lead of the first ranks; the value of the source
+
+    Source: Cormack, Clarke & Büttcher 2009, section 2; lesson 00.
+
+    >>> fused = reciprocal_rank_fusion([{"q": {"a": 9.0}}, {"q": {"b": 3.0, "c": 2.0, "a": 1.0}}])
+    >>> round(fused["q"]["a"], 7)  # ranks 1 and 3: 1/61 + 1/63
+    0.0322665
+    """
+    fused: dict[str, dict[str, float]] = {}
+    for run in runs:
+        for query_id, scores in run.items():
+            totals = fused.setdefault(query_id, {})
+            for rank, doc_id in enumerate(sorted(scores, key=lambda d: -scores[d]), 1):
+                totals[doc_id] = totals.get(doc_id, 0.0) + 1 / (k + rank)
+    return fused
+
+
+class Fused:
+    """Several systems as one, by reciprocal rank fusion of their ``depth`` best documents."""
+
+    def __init__(self, systems: list, name: str | None = None, depth: int = 100):
+        self.systems, self.depth = systems, depth
+        self.name = name or " + ".join(system.name for system in systems)
+
+    def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
+        """The k best documents of each query after fusion, best first."""
+        fused = reciprocal_rank_fusion([system.search(queries, max(k, self.depth)) for system in self.systems])
+        return {q: dict(sorted(docs.items(), key=lambda item: -item[1])[:k]) for q, docs in fused.items()}
