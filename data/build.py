@@ -74,7 +74,7 @@ def read_bullet(section: str, text: str, where: str) -> dict:
         item, *rest = [part.strip() for part in text.split("|")]
         return {"item": item} | dict(part.split("=", 1) for part in rest if "=" in part)
     query = dict(zip(QUERY_FIELDS, fields(text, 5, where), strict=True))
-    pairs = [part.rsplit(" ", 1) for part in query["grades"].split(",") if part.strip()]
+    pairs = [part.strip().rsplit(" ", 1) for part in query["grades"].split(",") if part.strip()]
     query["grades"] = {item.strip(): int(grade) for item, grade in pairs}
     query["nicknames"] = query["nicknames"].split()
     return query

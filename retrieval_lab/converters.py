@@ -10,19 +10,20 @@ from pathlib import Path
 from retrieval_lab import data_bundle, data_collections, data_line_formats
 from retrieval_lab.data_bundle import LOSES, Bundle
 from retrieval_lab.data_collections import jsonl
-from retrieval_lab.data_messages import language
-from retrieval_lab.data_report import problem
+from retrieval_lab.data_line_formats import refuse
+from retrieval_lab.data_messages import language, word
+from retrieval_lab.data_report import Problem, problem
 
 FORMATS = tuple(LOSES)
 
-_LINE_READERS: dict[str, Callable[[Path, str], Bundle]] = {
+_READERS: dict[str, Callable[[Path, str], Bundle]] = {
     "lab": data_line_formats.read_lab,
     "flagembedding": data_line_formats.read_flagembedding,
     "tevatron": data_line_formats.read_tevatron,
     "sentence-transformers": data_line_formats.read_columns,
     "llamaindex": data_collections.read_llamaindex,
 }
-_LINE_WRITERS: dict[str, Callable[[Bundle], list[dict]]] = {
+_WRITERS: dict[str, Callable[[Bundle], list[dict]]] = {
     "lab": data_line_formats.write_lab,
     "flagembedding": data_line_formats.write_flagembedding,
     "tevatron": data_line_formats.write_tevatron,
@@ -97,13 +98,37 @@ def convert(
         raise FileExistsError(f"{target} exists; choose another name or pass overwrite=True")
     bundle = _reader(src_format, split)(source, lang)
     lost = data_bundle.losses(bundle, dst_format, lang)
-    if strict and lost:
-        raise ValueError(_refused(source, dst_format, lost, lang))
     bundle = data_bundle.prepared(bundle, dst_format)
-    files = _files(bundle, source, dst_format, split or "train", lang)
-    for name, text in files.items():
-        path = target / name
+    refuse(source, _impossible(bundle, dst_format, lang) + (list(lost.values()) if strict else []), lang, dst_format)
+    for name, text in _files(bundle, dst_format, split or "train").items():
+        path = target / name  # "" is the target itself
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode())
     n_passages = sum(len(example.pos) + len(example.neg) for example in bundle.examples)
-    return Conversion(target, len(bundle.examples), n_passages, lost, lang)
+    warnings = {name: data_bundle.sentence(found, lang) for name, found in lost.items()}
+    return Conversion(target, len(bundle.examples), n_passages, warnings, lang)
+
+
+def _reader(name: str, split: str | None) -> Callable[[Path, str], Bundle]:
+    if name in ("beir", "trec"):
+        return partial(data_collections.read_folder, style=name, split=split)
+    return _READERS[name]
+
+
+def _impossible(bundle: Bundle, name: str, lang: str) -> list[Problem]:
+    """What stands against writing the bundle in this format at all."""
+    mixed = data_line_formats.mixed_table(bundle) if name == "sentence-transformers" else None
+    found = [problem("one_table", lang, what=word(mixed, lang))] if mixed else []
+    if name == "trec":
+        ids = [example.id for example in bundle.examples] + [p.id for e in bundle.examples for p in e.pos + e.neg]
+        found += [problem("id_space", lang, id=repr(i)) for i in dict.fromkeys(ids) if len(i.split()) != 1]
+    return found if bundle.examples else [problem("no_rows", lang)]
+
+
+def _files(bundle: Bundle, name: str, split: str) -> dict[str, str]:
+    """Relative path -> text; a format of one file has the path ""."""
+    if name in ("beir", "trec"):
+        return data_collections.write_folder(bundle, style=name, split=split)
+    if name == "llamaindex":
+        return {"": data_collections.write_llamaindex(bundle)}
+    return {"": jsonl(_WRITERS[name](bundle))}

@@ -177,3 +177,9 @@ def _load_hub(name: str, lang: str | None, split: str) -> Collection:
     for row in load_dataset(name, "default", split=split):
         qrels.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
     return _collection(Path(name), lang, split, corpus, rows, qrels)
+
+
+def glossary() -> list[dict[str, str]]:
+    """The shipped corpus's official names and citizens' nicknames: rows of id, official_en, nickname_en, official_zh, nickname_zh."""
+    with open(DATA / "city_services" / "glossary.tsv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))

@@ -5,7 +5,7 @@ Used by `converters`; taught in lesson 07.
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from retrieval_lab import data_messages
+from retrieval_lab.data_report import Problem, problem
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ LOSES: dict[str, tuple[str, ...]] = {
     "lab": _LINES,
     "flagembedding": _LINES,
     "tevatron": ("prompts", "scores", "grades", "documents", "queries", "fields"),
-    "sentence-transformers": (*_LINES, "prompts", "repeats", "split"),
+    "sentence-transformers": (*_LINES, "prompts", "repeats", "repeated_queries", "split"),
     "beir": _QRELS,
     "trec": _QRELS,
     "llamaindex": ("prompts", "scores", "grades", "titles", "negatives_kept", "repeats", "fields"),
@@ -63,28 +63,28 @@ LOSES: dict[str, tuple[str, ...]] = {
 _WANTS_IDS = ("tevatron", "beir", "trec", "llamaindex")
 
 
-def losses(bundle: Bundle, target: str, lang: str) -> dict[str, str]:
-    """What of the bundle the target format cannot hold: name -> one sentence with the count and what to do.
+def losses(bundle: Bundle, target: str, lang: str) -> dict[str, Problem]:
+    """What of the bundle the target format cannot hold: name -> the count and what to do.
 
-    >>> losses(Bundle([Example("q", (Passage("p"),), prompt="search: ")]), "beir", "en")["prompts"]
-    '1 queries carry a prompt, which beir cannot hold; keep the prompt with the model'
+    >>> losses(Bundle([Example("q", (Passage("p"),), prompt="search: ")]), "beir", "en")["prompts"].cause
+    'queries with a prompt, which beir cannot hold: 1'
     """
     counts = _counts(bundle)
     lost = {}
     for name in LOSES[target]:
         if counts[name]:
             values = {"count": counts[name], "format": target, "names": ", ".join(bundle.fields)}
-            lost[name] = sentence(f"not_held_{name}", lang, **values)
+            lost[name] = problem(f"not_held_{name}", lang, **values)
     if target in ("lab", "flagembedding"):
         without = sum(not example.neg for example in bundle.examples if example.pos)
         if without and any(example.neg for example in bundle.examples):
-            lost["some_negatives"] = sentence("some_negatives", lang, count=without)
+            lost["some_negatives"] = problem("some_negatives", lang, count=without)
     return lost
 
 
-def sentence(code: str, lang: str, **values) -> str:
-    """Cause and remedy of a message in one sentence."""
-    return {"en": "; ", "zh": "；"}[lang].join(data_messages.text(code, lang, **values))
+def sentence(found: Problem, lang: str) -> str:
+    """Cause and remedy in one sentence."""
+    return {"en": "; ", "zh": "；"}[lang].join([found.cause, found.remedy])
 
 
 def _counts(bundle: Bundle) -> Counter:
@@ -94,7 +94,7 @@ def _counts(bundle: Bundle) -> Counter:
         counts.update(titles=bool(passage.title), ids=bool(passage.id))
     for example in bundle.examples:
         counts.update(_example_counts(example))
-    counts["repeats"] += len(bundle.examples) - len({example.query for example in bundle.examples})
+    counts["repeated_queries"] = len(bundle.examples) - len({example.query for example in bundle.examples})
     return counts
 
 
@@ -134,7 +134,9 @@ def prepared(bundle: Bundle, target: str) -> Bundle:
         return bundle
     bundle = _mapped(bundle, _Ids(bundle))
     taken = {example.id for example in bundle.examples}
-    numbers = (name for name in (f"q{number}" for number in range(1, 2 * len(bundle.examples) + 2)) if name not in taken)
+    numbers = (
+        name for name in (f"q{number}" for number in range(1, 2 * len(bundle.examples) + 2)) if name not in taken
+    )
     return replace(bundle, examples=[replace(e, id=e.id or next(numbers)) for e in bundle.examples])
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from retrieval_lab import data_records
 from retrieval_lab.data_bundle import Bundle, Example, Passage
 from retrieval_lab.data_line_formats import Id, checked, refuse, unknown_fields
-from retrieval_lab.data_messages import shorten
+from retrieval_lab.data_messages import shorten, word
 from retrieval_lab.data_report import Problem, problem
 
 _HEADER = "query-id\tcorpus-id\tscore"
@@ -75,29 +75,30 @@ def _judgement_file(path: Path, split: str | None, style: str, lang: str) -> Pat
 
 def _qrels(path: Path, queries: dict, corpus: dict, style: str, lang: str) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    problems: list[Problem] = []
+    found = data_records.read_lines(path, lang)
+    problems = found.problems
     shape = r"(\S+)\s+\S+\s+(\S+)\s+(-?\d+)\s*" if style == "trec" else r"([^\t]+)\t([^\t]+)\t(-?\d+)\s*"
     expected = "query 0 document grade" if style == "trec" else _HEADER.replace("\t", " TAB ")
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip() or (number == 1 and style == "beir" and line.strip() == _HEADER):
+    for record in found.records:
+        if record.line == 1 and style == "beir" and record.value == _HEADER:
             continue
-        parts = re.fullmatch(shape, line)
+        parts = re.fullmatch(shape, record.value)
         if not parts:
-            problems.append(problem("bad_judgement", lang, number, found=shorten(line), expected=expected))
+            values = {"found": shorten(record.value), "expected": expected}
+            problems.append(problem("bad_judgement", lang, record.line, **values))
             continue
         query_id, doc_id, grade = parts.groups()
-        for what, name, known, where in [("query", query_id, queries, "queries"), ("document", doc_id, corpus, "corpus")]:
-            if name not in known:
-                problems.append(_unknown(what, name, f"{where}.jsonl", number, lang))
+        if query_id not in queries:
+            problems.append(_unknown("query", query_id, "queries.jsonl", record.line, lang))
+        if doc_id not in corpus:
+            problems.append(_unknown("document", doc_id, "corpus.jsonl", record.line, lang))
         qrels.setdefault(query_id, {})[doc_id] = int(grade)
     refuse(path, problems, lang, style)
     return qrels
 
 
 def _unknown(what: str, name: str, where: str, line: int | None, lang: str, field: str = "") -> Problem:
-    from retrieval_lab.data_messages import word
-
-    return problem("unknown_id", lang, line, field, what=word(what, lang), id=repr(name), where=where)
+    return problem("unknown_id", lang, line, field, what=word(f"id_{what}", lang), id=repr(name), where=where)
 
 
 def _example(query_id: str, text: str, grades: dict[str, int], corpus: dict[str, Passage], graded: bool) -> Example:
@@ -183,5 +184,10 @@ def write_llamaindex(bundle: Bundle) -> str:
     """The JSON text that EmbeddingQAFinetuneDataset.from_json reads."""
     corpus = {p.id: p.text for e in bundle.examples for p in e.pos + e.neg} | {p.id: p.text for p in bundle.documents}
     relevant = {example.id: list(dict.fromkeys(p.id for p in example.pos)) for example in bundle.examples}
-    data = {"queries": {e.id: e.query for e in bundle.examples}, "corpus": corpus, "relevant_docs": relevant, "mode": "text"}
+    data = {
+        "queries": {e.id: e.query for e in bundle.examples},
+        "corpus": corpus,
+        "relevant_docs": relevant,
+        "mode": "text",
+    }
     return json.dumps(data, ensure_ascii=False, indent=4) + "\n"

@@ -76,7 +76,9 @@ def read_flagembedding(path: Path, lang: str) -> Bundle:
     problems, examples, fields = found.problems, [], {}
     for record in found.records:
         if isinstance(record.value, dict):
-            value = {key: v for key, v in record.value.items() if v != [] or key not in ("neg", "negative", "neg_scores")}
+            value = {
+                key: v for key, v in record.value.items() if v != [] or key not in ("neg", "negative", "neg_scores")
+            }
             fields |= {key: None for key in value if SPELLINGS.get(key, key) not in KNOWN}
             record = replace(record, value=value)
         shape = shape_of(record.value)
@@ -118,7 +120,13 @@ def checked(model: type[BaseModel], record: data_records.Record, lang: str):
         return None, [_translated(item, record.line, lang) for item in error.errors(include_url=False)]
 
 
-_EXPECTED = {"string_type": "str", "list_type": "list", "model_type": "dict", "dict_type": "dict", "float_type": "float"}
+_EXPECTED = {
+    "string_type": "str",
+    "list_type": "list",
+    "model_type": "dict",
+    "dict_type": "dict",
+    "float_type": "float",
+}
 
 
 def _translated(error: dict, line: int, lang: str) -> Problem:
@@ -145,11 +153,23 @@ def read_tevatron(path: Path, lang: str) -> Bundle:
         line, wrong = checked(_Tevatron, record, lang)
         problems += wrong
         if line:
-            sides = [[Passage(d.text, d.docid, d.title) for d in s] for s in (line.positive_passages, line.negative_passages)]
+            sides = [
+                [Passage(d.text, d.docid, d.title) for d in s] for s in (line.positive_passages, line.negative_passages)
+            ]
             problems += _repeated_ids(sides[0] + sides[1], texts, record.line, lang)
             examples.append(Example(line.query, tuple(sides[0]), tuple(sides[1]), line.query_id))
     refuse(path, problems, lang, "tevatron")
-    return Bundle(examples, fields=unknown_fields(found.records, _Tevatron))
+    return Bundle(examples, fields=unknown_fields(found.records, _Tevatron) + _unknown_in_passages(found.records))
+
+
+def _unknown_in_passages(records: list[data_records.Record]) -> list[str]:
+    sides = ("positive_passages", "negative_passages")
+    passages = [passage for record in records for side in sides for passage in record.value.get(side, [])]
+    return [
+        f"passages.{key}"
+        for key in dict.fromkeys(k for passage in passages for k in passage)
+        if key not in _Document.model_fields
+    ]
 
 
 def _repeated_ids(passages: list[Passage], texts: dict[str, str], line: int, lang: str) -> list[Problem]:
@@ -190,17 +210,35 @@ def read_columns(path: Path, lang: str) -> Bundle:
     problems, examples, fields = found.problems, [], {}
     for record in found.records:
         columns = record.value if isinstance(record.value, dict) else {}
-        fields |= {name: None for name in columns if _column(name) not in ("query", "pos", "neg", "content", "score")}
-        value = {_column(name): text for name, text in columns.items() if name not in fields and _column(name) != "neg"}
         negatives = [name for name in columns if _column(name) == "neg"]
-        value |= {"neg": [columns[name] for name in negatives]} if negatives else {}
-        shape = "flat" if {"content", "score"} & set(value) else "triplet" if negatives else "pair"
-        record = replace(record, value=value if isinstance(record.value, dict) else record.value)
-        line, wrong = check(record, shape, next(iter(FEEDS[shape])), first=record.line, lang=lang)
-        problems += [replace(item, field=_column_name(item.field, columns, negatives)) for item in wrong]
-        examples += [_example(line)] if line else []
+        fields |= {name: None for name in columns if _column(name) not in KNOWN}
+        wrong = _two_columns_of_one(columns, record.line, lang)
+        if not wrong:
+            line, wrong = _check_columns(record, columns, negatives, lang)
+            examples += [_example(line)] if line else []
+        problems += wrong
     refuse(path, problems, lang, "sentence-transformers")
     return Bundle(_merged(examples), fields=list(fields))
+
+
+def _two_columns_of_one(columns: dict, line: int, lang: str) -> list[Problem]:
+    first: dict[str, str] = {}
+    twice = [(first.setdefault(_column(name), name), name) for name in columns if _column(name) != "neg"]
+    return [
+        problem("both_spellings", lang, line, name, first=f'"{other}"', second=f'"{name}"')
+        for other, name in twice
+        if other != name
+    ]
+
+
+def _check_columns(record: data_records.Record, columns: dict, negatives: list[str], lang: str):
+    """One row as a line of our own formats; its problems name the row's own columns."""
+    value = {_column(name): text for name, text in columns.items() if _column(name) in KNOWN}
+    value |= {"neg": [columns[name] for name in negatives]} if negatives else {}
+    shape = "flat" if {"content", "score"} & set(value) else "triplet" if negatives else "pair"
+    record = replace(record, value=value if columns else record.value)
+    line, wrong = check(record, shape, next(iter(FEEDS[shape])), first=record.line, lang=lang)
+    return line, [replace(item, field=_column_name(item.field, columns, negatives)) for item in wrong]
 
 
 def _column_name(field: str, columns: dict, negatives: list[str]) -> str:
@@ -211,25 +249,23 @@ def _column_name(field: str, columns: dict, negatives: list[str]) -> str:
     return own.get(field, {"query": "anchor", "pos": "positive"}.get(field, field))
 
 
-def write_columns(bundle: Bundle) -> list[dict]:
-    """Rows for sentence-transformers: pairs; n-tuples when all queries have equally many negatives, else triplets; scored pairs.
+def mixed_table(bundle: Bundle) -> str | None:
+    """ "scores" or "negatives" when some queries have them and others not, which one table of columns cannot hold."""
+    scored = {passage.score is not None for example in bundle.examples for passage in example.pos + example.neg}
+    negatives = {bool(example.neg) for example in bundle.examples}
+    if len(scored) > 1:
+        return "scores"
+    return "negatives" if len(negatives) > 1 and scored == {False} else None
 
-    Raises
-    ------
-    KeyError
-        Named by the message it needs, if one table cannot hold queries with and without negatives (or scores).
-    """
-    passages = [passage for example in bundle.examples for passage in example.pos + example.neg]
-    scored = {passage.score is not None for passage in passages}
-    counts = {len(example.neg) for example in bundle.examples}
-    if len(scored) > 1 or (len(counts) > 1 and 0 in counts and scored != {True}):
-        raise KeyError("scores" if len(scored) > 1 else "negatives")
-    if scored == {True}:
-        return [
-            {"sentence1": e.query, "sentence2": p.text, "score": p.score} for e in bundle.examples for p in e.pos + e.neg
-        ]
-    rows = [(e, passage) for e in bundle.examples for passage in e.pos]
-    if len(counts) > 1:
+
+def write_columns(bundle: Bundle) -> list[dict]:
+    """Rows for sentence-transformers: pairs; n-tuples when all queries have equally many negatives, else triplets; scored pairs."""
+    examples = bundle.examples
+    if any(passage.score is not None for example in examples for passage in example.pos):
+        rows = [(example, passage) for example in examples for passage in example.pos + example.neg]
+        return [{"sentence1": example.query, "sentence2": p.text, "score": p.score} for example, p in rows]
+    rows = [(example, passage) for example in examples for passage in example.pos]
+    if len({len(example.neg) for example in examples}) > 1:
         return [{"anchor": e.query, "positive": p.text, "negative": n.text} for e, p in rows for n in e.neg]
     return [{"anchor": e.query, "positive": p.text} | _numbered(e.neg) for e, p in rows]
 

@@ -2,7 +2,7 @@
 Used by `formats`, `converters` and `doctor`; taught in lesson 07.
 """
 
-from retrieval_lab import profiles
+from retrieval_lab import doctor_messages, profiles
 
 # One entry: its code, then `en: cause → remedy` and `zh: cause → remedy`. Names in braces are filled in by `text`.
 _TABLE = """
@@ -22,7 +22,7 @@ bom
 en: a byte order mark stands before the first character; it is left out → nothing to do; save as "UTF-8 without BOM" to be rid of it
 zh: 行首有字节顺序标记（BOM），读取时已略去 → 不必处理；想去掉它，另存为“UTF-8 无 BOM”
 crlf
-en: {count} lines end in CRLF (Windows); they are read like LF → nothing to do
+en: lines that end in CRLF (Windows): {count}; they are read like LF → nothing to do
 zh: 有 {count} 行以 CRLF（Windows 换行）结尾，按 LF 读取 → 不必处理
 blank_line
 en: the line is blank → delete it
@@ -100,10 +100,10 @@ prompt_twice
 en: the query already begins with its prompt, which would then be there twice → take the prompt out of the query
 zh: 查询开头已经带有提示词，再加一次就重复了 → 从查询里去掉提示词
 unknown_field
-en: {count} lines carry this field; no format knows it and it is not used → rename or delete it if it was meant to be used
+en: lines with this field: {count}; no format knows it and it is not used → rename or delete it if it was meant to be used
 zh: 有 {count} 行带有这个字段；没有格式认识它，不会使用 → 如果本想用它，就改名，否则删掉
 unused_field
-en: {count} lines carry this field; kind="{kind}" does not use it → read with another kind if it was meant to be used
+en: lines with this field: {count}; kind="{kind}" does not use it → read with another kind if it was meant to be used
 zh: 有 {count} 行带有这个字段；kind="{kind}" 不使用它 → 如果本想用它，换一种 kind 读取
 sidecar_missing
 en: {name} is not there, so the shape of the vectors is unknown → teacher_embeddings.describe("{data}", dim=...) writes it
@@ -133,46 +133,49 @@ teacher_not_finite
 en: vector {row} holds NaN or infinity → encode its line again; fp16 overflow is the usual cause
 zh: 第 {row} 个向量含有 NaN 或无穷大 → 重新编码这一行；常见原因是 fp16 溢出
 not_held_prompts
-en: {count} queries carry a prompt, which {format} cannot hold → keep the prompt with the model
+en: queries with a prompt, which {format} cannot hold: {count} → keep the prompt with the model
 zh: 有 {count} 条查询带提示词，{format} 存不下 → 把提示词和模型存在一起
 not_held_scores
-en: {count} queries carry scores, which {format} cannot hold → keep the source file, or convert to flagembedding
+en: queries with scores, which {format} cannot hold: {count} → keep the source file, or convert to flagembedding
 zh: 有 {count} 条查询带分数，{format} 存不下 → 保留源文件，或转换为 flagembedding
 not_held_grades
-en: {count} queries carry grades, which {format} cannot hold → keep the source file, or convert to beir
+en: queries with grades, which {format} cannot hold: {count} → keep the source file, or convert to beir
 zh: 有 {count} 条查询带等级标签，{format} 存不下 → 保留源文件，或转换为 beir
 not_held_binary_scores
-en: {count} queries have scores that are all 0 or 1; {format} keeps which text is relevant, but reads back without scores → nothing to do for 0/1 labels
+en: queries whose scores are all 0 or 1: {count}; {format} keeps which text is relevant, but reads back without scores → nothing to do for 0/1 labels
 zh: 有 {count} 条查询的分数全是 0 或 1；{format} 记得哪些文本相关，但读回时没有分数 → 0/1 标签不必处理
 not_held_ids
-en: {count} queries and passages have ids, which {format} cannot hold → keep the source file if you need the ids
+en: ids of queries and passages, which {format} cannot hold: {count} → keep the source file if you need the ids
 zh: 有 {count} 个查询和段落的编号，{format} 存不下 → 需要编号就保留源文件
 not_held_titles
-en: {count} titles: {format} has no field for them; each is put before its text, on a line of its own → nothing to do
+en: titles, for which {format} has no field: {count}; each is put before its text, on a line of its own → nothing to do
 zh: 有 {count} 个标题：{format} 没有标题字段，各自放在正文之前，单独一行 → 不必处理
 not_held_negatives_kept
-en: {count} negatives: {format} keeps them as documents, but no longer knows whose negatives they are → keep the source file
+en: negatives: {count}; {format} keeps them as documents, but no longer knows whose negatives they are → keep the source file
 zh: 有 {count} 条负例：{format} 只把它们当作普通文档，不再知道是哪条查询的负例 → 保留源文件
 not_held_documents
-en: {count} documents that no query judges are left out of {format} → keep the source for indexing
+en: documents that no query judges, left out of {format}: {count} → keep the source for indexing
 zh: 有 {count} 篇文档没有任何查询判断过，{format} 不收 → 建索引时用源文件
 not_held_queries
-en: {count} queries without a positive are left out of {format} → judge them, or keep the source file
+en: queries without a positive, left out of {format}: {count} → judge them, or keep the source file
 zh: 有 {count} 条查询没有正例，{format} 不收 → 为它们补上判断，或保留源文件
 not_held_contradictions
-en: {count} texts are both positive and negative of one query; {format} holds one grade, the positive one → decide with the doctor's list
+en: texts that are both positive and negative of one query: {count}; {format} holds one grade, the positive one → decide with the doctor's list
 zh: 有 {count} 条文本对同一条查询既是正例又是负例；{format} 只能存一个等级，取正例 → 对照体检报告逐条决定
 not_held_repeats
-en: {count} repeated texts or queries are written once in {format} → nothing to do, unless the repetition was a weight
-zh: 有 {count} 处重复的文本或查询，在 {format} 里只写一次 → 除非重复代表权重，否则不必处理
+en: repeated texts of one query, kept once in {format}: {count} → nothing to do, unless the repetition was a weight
+zh: 同一条查询的重复文本有 {count} 处，{format} 里只留一次 → 除非重复代表权重，否则不必处理
+not_held_repeated_queries
+en: lines whose query came before: {count}; read back from {format}, the lines of one query are one → nothing to do for training
+zh: 有 {count} 行的查询前面出现过；从 {format} 读回时，同一条查询的各行会合成一行 → 训练时不必处理
 not_held_split
-en: {count} queries: {format} keeps each label, but not which texts stood in pos and which in neg → nothing to do for graded training
+en: queries: {count}; {format} keeps each label, but not which texts stood in pos and which in neg → nothing to do for graded training
 zh: 有 {count} 条查询：{format} 保留每个标签，但不记得文本原来在 pos 还是 neg 里 → 分级训练不必处理
 not_held_fields
 en: the fields {names} are in the source and have no place in the result → keep the source file
 zh: 源文件里的字段 {names} 在结果中没有位置 → 保留源文件
 some_negatives
-en: {count} queries have no negatives while others have → mine negatives for them before kind="triplet", or read with kind="pair"
+en: queries without negatives, while others have some: {count} → mine negatives for them before kind="triplet", or read with kind="pair"
 zh: 有 {count} 条查询没有负例，其余的有 → 用 kind="triplet" 之前先为它们挖掘负例，或以 kind="pair" 读取
 one_table
 en: a table of columns cannot hold queries with and without {what} together → split the file in two
@@ -207,23 +210,18 @@ def _parse(table: str) -> dict[str, dict[str, tuple[str, str]]]:
     return entries
 
 
-MESSAGES = _parse(_TABLE)
+MESSAGES = _parse(_TABLE) | _parse(doctor_messages.TABLE)
 
 _WORDS = {
     "en": {"str": "text", "int": "a number", "float": "a number", "list": "a list", "dict": "an object"},
     "zh": {"str": "文本", "int": "数字", "float": "数字", "list": "列表", "dict": "对象"},
 }
-_WORDS["en"] |= {"bool": "true/false", "NoneType": "null", "texts": "text or a list of texts"}
-_WORDS["en"] |= {"numbers": "a number or a list of numbers", "query": "the query", "document": "the document"}
-_WORDS["en"] |= {"negatives": "negatives", "scores": "scores"}
-_WORDS["zh"] |= {"bool": " true/false", "NoneType": " null", "texts": "文本或文本列表"}
-_WORDS["zh"] |= {
-    "numbers": "数字或数字列表",
-    "query": "查询",
-    "document": "文档",
-    "negatives": "负例",
-    "scores": "分数",
-}
+_WORDS["en"] |= {"bool": "true/false", "NoneType": "null", "text_list": "text or a list of texts"}
+_WORDS["zh"] |= {"bool": " true/false", "NoneType": " null", "text_list": "文本或文本列表"}
+_WORDS["en"] |= {"number_list": "a number or a list of numbers", "id_query": "query", "id_document": "document"}
+_WORDS["zh"] |= {"number_list": "数字或数字列表", "id_query": "查询", "id_document": "文档"}
+_WORDS["en"] |= {"negatives": "negatives", "scores": "scores"} | doctor_messages.WORDS["en"]
+_WORDS["zh"] |= {"negatives": "负例", "scores": "分数"} | doctor_messages.WORDS["zh"]
 
 
 def text(code: str, lang: str, /, **values) -> tuple[str, str]:

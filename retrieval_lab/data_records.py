@@ -12,7 +12,9 @@ from retrieval_lab.data_messages import shorten
 from retrieval_lab.data_report import Problem, problem
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_ARRAY = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*(?!\")(?=\S)")  # `["` opens a [query, document, label] line instead
+_ARRAY = re.compile(
+    rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[[ \t\r\n]*(?!\")(?=\S)"
+)  # `["` opens a [query, document, label] line instead
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,26 @@ def read(path: str | Path, lang: str = "en") -> Records:
         found.problems.append(problem("file_missing", lang, folder=str(path.parent.resolve())))
         found.whole = False
         return found
-    lines = _decoded(path, path.read_bytes(), found, lang)
+    data = path.read_bytes()
+    lines = _decoded(path, data, found, lang)
     if lines is None:
         return found
-    text = "\n".join(line or "" for line in lines)
-    if not _ARRAY.match(text):
+    if not _ARRAY.match(data):
         _lines(lines, found, lang)
     elif None in lines:
         found.n_lines, found.whole = len(lines), False
     else:
-        _array(text, found, lang)
+        _array("\n".join(lines), found, lang)
     if not found.n_lines:
         found.problems.append(problem("file_empty", lang))
+    return found
+
+
+def read_lines(path: str | Path, lang: str = "en") -> Records:
+    """The lines of a plain text file as records that hold strings; blank ones are left out."""
+    found = Records()
+    lines = _decoded(Path(path), Path(path).read_bytes(), found, lang) or []
+    found.records = [Record(number, number - 1, line) for number, line in enumerate(lines, 1) if line and line.strip()]
     return found
 
 
@@ -212,6 +222,7 @@ def _separator(text: str, position: int) -> tuple[int, bool]:
     sign = text[position : position + 1]
     if sign not in (",", "]"):
         raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
-    if sign == "]" and text[position + 1 :].strip():
-        raise json.JSONDecodeError("Extra data", text, position + 1)
+    rest = _SPACE.match(text, position + 1).end()
+    if sign == "]" and rest < len(text):
+        raise json.JSONDecodeError("Extra data", text, rest)
     return position + 1, sign == "]"

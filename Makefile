@@ -1,0 +1,47 @@
+# Every target makes .venv when it is missing and reuses it when it is there. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_DISABLE_TELEMETRY = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help demo lab test check build lessons bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) (first time: a few minutes, about 1.5 GB)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@sh scripts/install.sh $(BIN)/python
+	@touch $@
+
+demo: $(STAMP) ## fine-tune a real encoder on real text and show by how much it helped; `make demo LANG=zh` in Chinese
+	@$(BIN)/retrieval-lab demo $(if $(filter zh%,$(LANG)),--lang zh,--lang en)
+
+lab: $(STAMP) ## open JupyterLab at the first lesson
+	@$(BIN)/jupyter lab notebooks/$(if $(filter zh%,$(LANG)),zh,en)/00_start_here.ipynb
+
+test: $(STAMP) ## unit and reference tests, then every lesson in profile SMOKE
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) ## style, lessons, generated data, corpus
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python notebooks/lessons.py check
+	@$(BIN)/python data/build.py --check
+	@$(BIN)/retrieval-lab corpus-check --quick
+
+build: $(STAMP) ## write the generated files: data, notebooks, README tables
+	@$(BIN)/python data/build.py
+	@$(BIN)/python notebooks/lessons.py build
+
+lessons: $(STAMP) ## run every lesson in profile FAST, both languages, and keep the outputs
+	@$(BIN)/python notebooks/lessons.py run --profile fast --lang both
+
+bench: $(STAMP) ## measure the tables in benchmarks/
+	@$(BIN)/python benchmarks/run.py
+
+clean: ## remove .venv and runs/
+	rm -rf $(VENV) runs
