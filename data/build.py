@@ -133,7 +133,7 @@ def collection_files(families: list[dict], judged: dict, lang: str) -> dict[str,
             queries.append(row | {"split": family["split"], "nicknames": query["nicknames"]})
     split_of = {row["_id"]: row["split"] for row in queries}
     files = {f"{lang}/corpus.jsonl": jsonl(corpus), f"{lang}/queries.jsonl": jsonl(queries)}
-    files[f"{lang}/card.json"] = json.dumps({"name": "city_services", "lang": lang, "licence": LICENCE}) + "\n"
+    files[f"{lang}/card.json"] = json.dumps({"name": "city_services", "lang": lang, "licence": LICENCE, "relevant": 2}) + "\n"
     for split in SPLITS:
         lines = [f"{q}\t{d}\t{g}\n" for q, docs in judged.items() if split_of[q] == split for d, g in docs.items()]
         files[f"{lang}/qrels/{split}.tsv"] = "query-id\tcorpus-id\tscore\n" + "".join(lines)

@@ -29,6 +29,7 @@ class Collection:
     queries: dict[str, str]  # query_id -> text
     qrels: dict[str, dict[str, int]]  # query_id -> doc_id -> grade, 0 = judged and not relevant
     details: dict[str, dict] = field(default_factory=dict, repr=False)
+    relevant: int = 1  # lowest grade that counts as relevant in MRR, Recall and the other binary metrics
 
     def __repr__(self) -> str:
         return (
@@ -152,6 +153,7 @@ def _collection(folder: Path, lang, split, corpus, rows, qrels) -> Collection:
         corpus=corpus,
         queries={query_id: rows[query_id]["text"] for query_id in qrels},
         qrels=qrels,
+        relevant=card.get("relevant", 1),
         details={query_id: {k: v for k, v in rows[query_id].items() if k not in ("_id", "text")} for query_id in qrels},
     )
 

@@ -133,7 +133,7 @@ def _translated(error: dict, line: int, lang: str) -> Problem:
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")
     code = {"too_short": "empty_list"}.get(error["type"], error["type"])
     if code not in _EXPECTED:
-        return problem(code, lang, line, field)  # missing, empty_text, surrogate, empty_list
+        return problem(code, lang, line, field)  # missing, empty_text, empty_list
     words = {"found": word(type(error["input"]).__name__, lang), "expected": word(_EXPECTED[code], lang)}
     return problem("wrong_type", lang, line, field, **words)
 

@@ -16,6 +16,8 @@ _ARRAY = re.compile(
     rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[[ \t\r\n]*(?!\")(?=\S)"
 )  # `["` opens a [query, document, label] line instead
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -189,14 +191,22 @@ def _line(decode: _Decoder, line: str, place: Record, found: Records, lang: str)
         values = {"column": error.colno, "reason": error.msg, "near": near}
         found.problems.append(problem(code, lang, place.line + error.lineno - 1, **values))
         return
-    _keep(decode, Record(place.line, place.position, value), found, lang)
+    _keep(decode, Record(place.line, place.position, value), line, found, lang)
 
 
-def _keep(decode: _Decoder, record: Record, found: Records, lang: str) -> None:
-    if decode.repeated:
-        found.problems += [problem("repeated_key", lang, record.line, key, key=f'"{key}"') for key in decode.repeated]
-    else:
-        found.records.append(record)
+def _keep(decode: _Decoder, record: Record, text: str, found: Records, lang: str) -> None:
+    """Add a record unless a key stands twice or a text cannot be stored; ``text`` is the JSON that it comes from."""
+    wrong = [problem("repeated_key", lang, record.line, _storable(key), key=shorten(key)) for key in decode.repeated]
+    if _SURROGATE.search(text):
+        items = record.value.items() if isinstance(record.value, dict) else [("", record.value)]
+        dumped = [(name, json.dumps([name, item], ensure_ascii=False)) for name, item in items]
+        wrong += [problem("surrogate", lang, record.line, _storable(name)) for name, t in dumped if t != _storable(t)]
+    found.problems += wrong
+    found.records += [] if wrong else [record]
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _array(text: str, found: Records, lang: str) -> None:
@@ -208,7 +218,7 @@ def _array(text: str, found: Records, lang: str) -> None:
             start = _SPACE.match(text, position).end()
             line, counted = line + text.count("\n", counted, start), start
             value, position = decode(text, start)
-            _keep(decode, Record(line, found.n_records, value), found, lang)
+            _keep(decode, Record(line, found.n_records, value), text[start:position], found, lang)
             found.n_lines = found.n_records = found.n_records + 1
             position, closed = _separator(text, position)
     except json.JSONDecodeError as error:

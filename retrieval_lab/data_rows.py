@@ -27,8 +27,6 @@ _LIST_FIELDS = ("query", "content", "score")  # a [query, document, label] line 
 def _filled(value: str) -> str:
     if not value.strip():
         raise PydanticCustomError("empty_text", "empty")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise PydanticCustomError("surrogate", "surrogate")
     return value
 
 
@@ -258,7 +256,7 @@ class _Place:
         if code == "finite_number" or (code == "float_type" and type(given) is int):  # an int too large for a float
             return self.problem("not_finite", name, index, found=shorten(given))
         if code not in ("string_type", "float_type", "list_type"):
-            return self.problem(code, name, index)  # empty_text, surrogate
+            return self.problem(code, name, index)  # empty_text
         expected = {"string_type": "str", "float_type": "float"}.get(
             code, "number_list" if "scores" in name else "text_list"
         )

@@ -38,7 +38,8 @@ def compare(systems: list, collection: Collection, baseline: int | str = 0, name
     if len(set(labels)) < len(labels):
         raise ValueError(f"systems need names of their own, got {labels}; give each a `name`")
     runs = {system.name: system.search(collection.queries, k) for system in systems}
-    values = {name: metrics.evaluate(collection.qrels, run, names, per_query=True) for name, run in runs.items()}
+    options = {"per_query": True, "relevant": collection.relevant}
+    values = {name: metrics.evaluate(collection.qrels, run, names, **options) for name, run in runs.items()}
     first = {name: columns[names[0]] for name, columns in values.items()}
     rows = [{metric: column.mean() for metric, column in values[name].items()} for name in labels]
     for i, row in enumerate(rows):

@@ -7,15 +7,16 @@ import numpy as np
 DEFAULT = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
 
 
-def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False) -> dict:
+def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False, relevant: int = 1) -> dict:
     """Score a run against judgements.
 
     Parameters
     ----------
-    qrels : query_id -> doc_id -> grade; a grade of 1 or more counts as relevant for the binary metrics
+    qrels : query_id -> doc_id -> grade
     run : query_id -> doc_id -> score; a judged query that the run lacks counts as zero
-    metrics : names such as "nDCG@10", "MRR@10", "MAP", "Recall@100", "Hit@5"; "(rel=2)" raises the bar: "MRR(rel=2)@10"
+    metrics : names such as "nDCG@10", "MRR@10", "MAP", "Recall@100", "Hit@5"
     per_query : return arrays with one value a query, in the order of ``qrels``, instead of means
+    relevant : lowest grade that the binary metrics (all but nDCG) count as relevant; `Collection.relevant` knows it
 
     Raises
     ------
@@ -31,7 +32,7 @@ def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False) -
 
     if unknown := [query_id for query_id in run if query_id not in qrels]:
         raise ValueError(f"the run has query {unknown[0]!r} ({len(unknown)} in all) without judgements; search only judged queries")
-    measures = {name: _measure(name) for name in metrics}
+    measures = {name: _measure(name, relevant) for name in metrics}
     place = {query_id: i for i, query_id in enumerate(qrels)}
     values = {name: np.zeros(len(qrels)) for name in metrics}
     names = {str(measure): name for name, measure in measures.items()}
@@ -40,14 +41,15 @@ def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False) -
     return values if per_query else {name: float(column.mean()) for name, column in values.items()}
 
 
-def _measure(name: str):
+def _measure(name: str, relevant: int):
     import ir_measures
 
     plain = name.replace("MRR", "RR").replace("Recall", "R").replace("MAP", "AP").replace("Hit", "Success")
     try:
-        return ir_measures.parse_measure(plain)
+        measure = ir_measures.parse_measure(plain)
     except (NameError, ValueError, SyntaxError) as problem:
         raise ValueError(f"metric {name!r} is not known ({problem}); try one of {', '.join(DEFAULT)}, MAP, Hit@5") from None
+    return measure(rel=relevant) if "rel" in measure.SUPPORTED_PARAMS else measure
 
 
 def paired_bootstrap(a, b, n_resamples: int = 10_000, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:

@@ -37,6 +37,11 @@ GRADED = [
 PROMPTED = [row | {"prompt_for_query": "find {}: "} for row in TRIPLETS]
 
 
+@pytest.fixture(autouse=True)
+def english(monkeypatch):
+    monkeypatch.delenv("RETRIEVAL_LAB_LANG", raising=False)
+
+
 def write(path: Path, rows) -> Path:
     text = rows if isinstance(rows, str) else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,11 @@ CLEAN = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def english(monkeypatch):
+    monkeypatch.delenv("RETRIEVAL_LAB_LANG", raising=False)
+
+
 def write(folder: Path, rows, name: str = "train.jsonl") -> Path:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / name).write_text(text, encoding="utf-8", newline="\n")

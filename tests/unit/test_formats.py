@@ -20,6 +20,11 @@ DATA = Path(os.environ.get("RETRIEVAL_LAB_DATA") or HERE.parents[2].parent / "sh
 real = pytest.mark.skipif(not (DATA / "lmsft.jsonl").is_file(), reason="no seed_formats; set RETRIEVAL_LAB_DATA")
 
 
+@pytest.fixture(autouse=True)
+def english(monkeypatch):
+    monkeypatch.delenv("RETRIEVAL_LAB_LANG", raising=False)
+
+
 def write(folder: Path, content, name: str = "train.jsonl") -> Path:
     """A file of bytes, of text, or of one JSON value a line."""
     if isinstance(content, list):
@@ -43,7 +48,7 @@ CASES = [
     ("long number", FLAT.replace("1}", "9" * 5000 + "}") + f"\n{FLAT}", None, 1, "", "broken_json", "not JSON"),
     ("deep", f"{PAIR}\n" + '{"query":' + "[" * 100_000, None, 2, "", "broken_json", "not JSON"),
     ("python", f"{PAIR}\n{{'query': 'a', 'pos': ['b']}}", None, 2, "", "single_quotes", "json.dumps"),
-    ("key twice", f'{PAIR}\n{{"query": "a", "pos": "b", "pos": "c"}}', None, 2, "pos", "repeated_key", '"pos" stands twice'),
+    ("key twice", f'{PAIR}\n{{"query": "a", "pos": "b", "pos": "c"}}', None, 2, "pos", "repeated_key", "the key 'pos' stands twice"),
     ("no object", f'{PAIR}\n"when"\n', None, 2, "", "not_a_record", "the line holds text"),
     ("null", f"{PAIR}\nnull\n", None, 2, "", "not_a_record", "the line holds null"),
     ("no query", f'{PAIR}\n{{"pos": "b"}}', None, 2, "query", "missing", "the field is missing"),
@@ -66,6 +71,7 @@ CASES = [
     ("true", FLAT + '\n{"query": "a", "content": "b", "score": true}', None, 2, "score", "wrong_type", "true/false where a number"),
     ("prompt", f'{PAIR}\n{{"query": "a", "pos": "b", "prompt_for_query": 1}}', None, 2, "prompt_for_query", "wrong_type", "number"),
     ("surrogate", f'{PAIR}\n{{"query": "\\ud83d", "pos": "b"}}', None, 2, "query", "surrogate", "half of a surrogate pair"),
+    ("prompt half", f'{PAIR}\n{{"query": "a", "pos": "b", "prompt": "\\udc00"}}', None, 2, "prompt", "surrogate", "half of"),
     ("fewer", SCORED + '\n{"query": "a", "pos": ["b", "c"], "scores": [1]}', None, 2, "scores", "length", "scores: 1, number of texts: 2"),
     ("more", SCORED + '\n{"query": "a", "pos": "b", "scores": [1, 2]}', None, 2, "scores", "length", "scores: 2, number of texts: 1"),
     ("neg_scores", GRADED[:-1] + ', "neg": ["x"], "neg_scores": [0, 0]}', None, 1, "neg_scores", "length", "scores: 2, number of texts: 1"),
@@ -140,6 +146,10 @@ def test_chinese_messages_keep_the_house_rules():
             assert not re.search("[您请]", text), code
             assert not re.search("[一-鿿][A-Za-z0-9]|[A-Za-z0-9][一-鿿]", text), (code, text)
             assert not re.search("[一-鿿][,;:!?]", text), (code, text)
+
+
+def test_an_emoji_written_as_two_escapes_is_one_character(tmp_path):
+    assert formats.read(write(tmp_path, '{"query": "\\ud83d\\ude80", "pos": "b"}'))["query"][0] == "\U0001f680"
 
 
 def test_the_report_names_all_lines_and_draws_equal_problems_together(tmp_path):

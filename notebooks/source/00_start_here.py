@@ -1,0 +1,240 @@
+# %% [markdown] slug="objectives" lang="en"
+# In this lesson you
+#
+# * meet the help centre of an invented city, its questions and its relevance judgements;
+# * score documents with BM25 by hand, then with the library, and get the same numbers;
+# * compute MRR and nDCG by hand, then with the library;
+# * search by meaning with a pretrained model, and read a comparison table with its confidence interval.
+# %% [markdown] slug="objectives" lang="zh"
+# 这一课里，你会
+#
+# * 认识一座虚构城市的帮助中心：文档、提问和相关性标注；
+# * 先手算、再用库计算 BM25 得分，两边一致；
+# * 先手算、再用库计算 MRR 和 nDCG；
+# * 用预训练模型按语义检索，并读懂一张带置信区间的对比表。
+# %% [markdown] slug="what" lang="en"
+# ## What retrieval is
+#
+# Somebody types a question; you hold a few hundred texts; you return them in an order, the one that answers first.
+# Everything in this course is about that order: who decides it, how good it is, and how training changes it.
+# %% [markdown] slug="what" lang="zh"
+# ## 检索是什么
+#
+# 有人输入一个问题，你手里有几百篇文档；你要排出一个顺序，能回答问题的排在最前面。
+# 这门课讲的全是这个顺序：由谁来排，排得好不好，训练又怎样改变它。
+# %% slug="load"
+from retrieval_lab import corpora
+
+city = corpora.load("city_services", lang=LANG)
+city
+# %% [markdown] slug="corpus" lang="en"
+# The texts come from the help centre of Heronbridge, a city that does not exist. No model has read them in
+# pretraining, so none can answer from memory. They come in **families of near-twins**: ten passages about
+# shared bicycles differ in who, when, where and how much. Here is one of them.
+# %% [markdown] slug="corpus" lang="zh"
+# 这些文本来自鹭桥市的帮助中心，而这座城市并不存在。模型在预训练时没有读过它们，没法凭记忆作答。
+# 文档按**家族**成组，同组十来篇非常相像：都讲共享单车，只在谁能用、何时、何地、多少钱上有区别。先看其中一篇。
+# %% slug="passage"
+print(city.corpus["cycle-hire.cargo"])
+# %% [markdown] slug="queries" lang="en"
+# A query has a type, and judges gave grades to passages: 3 answers it fully, 2 in part, 1 is the same family
+# but the wrong item. One query in three uses a **nickname** that citizens have for an office or a card.
+# No passage explains these, as in most organisations. Keep an eye on them: they are what training will teach.
+# %% [markdown] slug="queries" lang="zh"
+# 每个查询都有类型，标注员给文档打了分：3 分完全回答，2 分回答一部分，1 分是同一家族、但不是要找的那一篇。
+# 大约三分之一的查询用了市民给机构、卡片起的**俗名**，没有一篇文档解释它们，多数单位里的情形也是这样。
+# 记住这些俗名：训练要教会模型的就是它们。
+# %% slug="query-table"
+import pandas as pd
+
+rows = [
+    {"query": city.queries[q], **city.details[q], "grades": city.qrels[q]}
+    for q in list(city.queries)[28:36]
+]
+pd.DataFrame(rows)[["type", "query", "nicknames", "grades"]]
+# %% [markdown] slug="bm25" lang="en"
+# ## BM25 by hand
+#
+# The classic way looks at words alone. A word counts more if it is rare in the collection (its **idf**), more if
+# it is frequent in the document, though with less and less effect ($k_1$), and less in a long document ($b$):
+#
+# $$\text{score}(q, d) = \sum_{w \in q} \text{idf}(w)\,
+# \frac{f(w, d)}{f(w, d) + k_1\,(1 - b + b\,|d| / \overline{|d|})}$$
+# %% [markdown] slug="bm25" lang="zh"
+# ## 手算 BM25
+#
+# 经典做法只看词。词在整个文档集里越少见，分量越重（这叫 **idf**）；在这篇文档里出现得越多，得分越高，
+# 但增长越来越慢（由 $k_1$ 控制）；文档越长，折扣越大（由 $b$ 控制）：
+#
+# $$\text{score}(q, d) = \sum_{w \in q} \text{idf}(w)\,
+# \frac{f(w, d)}{f(w, d) + k_1\,(1 - b + b\,|d| / \overline{|d|})}$$
+# %% slug="tiny-docs"
+docs = {
+    "adult": ["pass", "month", "adult", "machine"],
+    "student": ["pass", "term", "student", "office"],
+    "ferry": ["ferry", "pass", "summer"],
+}
+# %% [markdown] slug="idf" lang="en"
+# With $N$ documents of which $n$ hold the word, Lucene's idf is $\ln(1 + (N - n + 0.5)/(n + 0.5))$.
+# Fill in the line marked `...`; the check below tells you whether it is right, and a folded cell has the solution.
+# %% [markdown] slug="idf" lang="zh"
+# 共 $N$ 篇文档，其中 $n$ 篇含有这个词，Lucene 采用的 idf 是 $\ln(1 + (N - n + 0.5)/(n + 0.5))$。
+# 把 `...` 那一行补上；下面的检查会告诉你对不对，折叠的单元格里有参考答案。
+# %% slug="ex-idf" tags=["exercise"]
+import math
+
+
+def idf(word):
+    n = sum(word in words for words in docs.values())
+    return math.log(1 + (len(docs) - n + 0.5) / (n + 0.5))  # solution: use math.log
+# %% slug="check-idf" tags=["check"]
+from retrieval_lab.course import check
+
+check("idf", lambda: [idf("pass"), idf("student")], [0.1335314, 0.9808293])
+# %% [markdown] slug="idf-read" lang="en"
+# *pass* stands in all three documents and says nearly nothing; *student* stands in one and says a lot.
+# Now the whole score, and the library beside it.
+# %% [markdown] slug="idf-read" lang="zh"
+# *pass* 三篇都有，几乎不提供信息；*student* 只在一篇里出现，分量很重。
+# 接着算完整的得分，再与库的结果对照。
+# %% slug="bm25-by-hand"
+def bm25(query, words, k1=0.9, b=0.4):
+    average = sum(map(len, docs.values())) / len(docs)
+    penalty = k1 * (1 - b + b * len(words) / average)
+    found = [(word, words.count(word)) for word in query]
+    return sum(idf(word) * count / (count + penalty) for word, count in found)
+
+
+by_hand = {name: bm25(["student", "pass"], words) for name, words in docs.items()}
+by_hand
+# %% slug="bm25-library"
+import bm25s
+import numpy as np
+
+index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
+index.index(list(docs.values()), show_progress=False)
+library = index.get_scores(["student", "pass"])
+assert np.allclose(library, list(by_hand.values()), atol=1e-6)
+library
+# %% [markdown] slug="bm25-real" lang="en"
+# Equal to six digits. On real text the words are first cut out: English is stemmed, Chinese is cut into words by
+# jieba. Then the same formula runs over all 518 passages.
+# %% [markdown] slug="bm25-real" lang="zh"
+# 六位小数都一致。换成真实文本，先要切词：英文取词干，中文用 jieba 切成词。然后同一个公式算遍 518 篇文档。
+# %% slug="bm25-search"
+from retrieval_lab import lexical
+
+print(lexical.tokenise(city.queries["cycle-hire.q05"]))
+words = lexical.BM25(city)
+words.search({"q": city.queries["cycle-hire.q05"]}, k=3)
+# %% [markdown] slug="metrics" lang="en"
+# ## How good is an order?
+#
+# Say a system returns four passages with the grades 1, 0, 3, 0, and a grade-2 passage is not returned at all.
+# **Reciprocal rank** asks: at which rank is the first relevant one (grade 2 or more)? **nDCG** adds up the grades,
+# each divided by $\log_2(\text{rank}+1)$, and divides by the best sum that any order could reach.
+# %% [markdown] slug="metrics" lang="zh"
+# ## 怎样衡量一个顺序
+#
+# 假设系统返回四篇文档，得分依次是 1、0、3、0，另有一篇 2 分的没有返回。
+# **倒数排名**（reciprocal rank）问：第一篇相关文档（2 分以上）排第几？
+# **nDCG** 把每篇的分数除以 $\log_2(\text{排名}+1)$ 再相加，然后除以任何顺序所能达到的最大值。
+# %% slug="ex-ndcg" tags=["exercise"]
+def dcg(grades):
+    # the grade at rank r counts 1 / log2(r + 1); ranks start at 1
+    ranked = enumerate(grades, 1)  # solution: enumerate(grades, 1) gives the ranks
+    return sum(grade / math.log2(rank + 1) for rank, grade in ranked)  # solution
+# %% slug="check-ndcg" tags=["check"]
+check("dcg", lambda: [dcg([3]), dcg([0, 0, 1])], [3.0, 0.5])
+# %% slug="metrics-library"
+from retrieval_lab import metrics
+
+grades = {"q": {"a": 1, "b": 0, "c": 3, "d": 0, "missing": 2}}
+run = {"q": {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}}
+by_hand = dcg([1, 0, 3, 0]) / dcg([3, 2, 1])
+library = metrics.evaluate(grades, run, ["nDCG@10", "MRR@10"], relevant=2)
+assert np.isclose(by_hand, library["nDCG@10"])
+library
+# %% [markdown] slug="metrics-trap" lang="en"
+# The ideal order, 3, 2, 1, counts the passage that was missed. Leaving it out is a common bug: it would give
+# a system full marks for returning one good passage and hiding the rest.
+# %% [markdown] slug="metrics-trap" lang="zh"
+# 理想顺序 3、2、1 把漏掉的那一篇也算进去。漏算是常见的错误：那样的话，
+# 系统只返回一篇好文档、把其余的全藏起来，也能拿满分。
+# %% [markdown] slug="dense" lang="en"
+# ## Searching by meaning
+#
+# A pretrained encoder turns each text into a vector, so that texts of like meaning point the same way; lesson 01
+# opens it up. Here it is a black box with the same `search` as BM25. Encoding 518 passages takes half a minute.
+# %% [markdown] slug="dense" lang="zh"
+# ## 按语义检索
+#
+# 预训练编码器把每段文本变成一个向量，意思相近的文本指向相近的方向；第 01 课会把它拆开来看。
+# 这里先当黑盒用，它和 BM25 一样有 `search`。编码 518 篇文档大约要半分钟。
+# %% slug="dense-search"
+from retrieval_lab import embedding, profiles, search
+
+profile = profiles.current()
+model = embedding.load(profile.encoder(LANG))
+meaning = search.Dense(model, city, name="dense")
+# %% slug="compare"
+from retrieval_lab import experiment
+
+questions = city.sample(profile.n_queries)
+both = search.Fused([words, meaning])
+table = experiment.compare([words, meaning, both], questions, baseline=0)
+experiment.show(table)
+# %% [markdown] slug="read-table" lang="en"
+# Read the row *dense*. The column Δ is its nDCG@10 minus BM25's, over the same queries. The **interval** comes from
+# drawing the queries again 10,000 times: if it holds 0, another set of questions could well have turned the order
+# around. **p** is how often swapping the two systems' results at random gives a difference this large.
+# Neither says anything about texts unlike these.
+# %% [markdown] slug="read-table" lang="zh"
+# 看 *dense* 这一行。Δ 是它的 nDCG@10 减去 BM25 的，用的是同一批查询。
+# **置信区间**来自对查询重抽 10,000 次：区间里含有 0，就说明换一批问题，高下可能颠倒。
+# **p** 是随机对调两个系统的结果时，出现这么大差距的频率。两者都不能说明别的文本上会怎样。
+# %% slug="plot"
+from retrieval_lab import plots
+
+plots.comparison(table);
+# %% [markdown] slug="by-type" lang="en"
+# A mean hides who wins where. Look at each type of query on its own.
+#
+# Alt text of the figure above: one dot a system with its interval; the text below needs only the table.
+# %% [markdown] slug="by-type" lang="zh"
+# 平均值看不出谁在哪里占优。把各类查询分开看。
+#
+# 上图说明：每个系统一个点，横线是置信区间；下文只用到表中的数。
+# %% slug="by-type-table"
+kinds = ["keyword", "plain", "situational", "numeric", "typo", "paraphrase"]
+runs = table.attrs["runs"]
+
+
+def ndcg(name, subset):
+    run = {q: runs[name][q] for q in subset.queries}
+    return metrics.evaluate(subset.qrels, run, ["nDCG@10"])["nDCG@10"]
+
+
+subsets = {kind: questions.where(type=kind) for kind in kinds}
+subsets["with nickname"] = questions.where(nicknames=bool)
+columns = {n: {k: ndcg(n, s) for k, s in subsets.items()} for n in table.index}
+pd.DataFrame(columns).round(2)
+# %% [markdown] slug="recap" lang="en"
+# ## Recap
+#
+# You met a collection (texts, queries, grades), scored it with BM25 and with a pretrained encoder, measured both
+# and read the difference with its interval. Words win where the asker uses the clerk's words; on paraphrases
+# they find next to nothing. Next, lesson 01 fine-tunes the encoder on this city's own questions.
+#
+# **Further reading.** Robertson & Zaragoza 2009, *The Probabilistic Relevance Framework: BM25 and Beyond*;
+# Järvelin & Kekäläinen 2002, *Cumulated gain-based evaluation of IR techniques*; Sakai 2006, on the bootstrap;
+# Thakur et al. 2021, *BEIR*.
+# %% [markdown] slug="recap" lang="zh"
+# ## 回顾
+#
+# 你认识了一个测试集（文档、查询、标注），分别用 BM25 和预训练编码器检索，量出各自的好坏，
+# 并结合置信区间读懂了差距。提问者用的词和文档一样时，按词检索占优；换一种说法来问，它几乎什么都找不到。
+# 下一课用这座城市自己的问题来微调编码器。
+#
+# **延伸阅读。** Robertson、Zaragoza 2009，*The Probabilistic Relevance Framework: BM25 and Beyond*；
+# Järvelin、Kekäläinen 2002（nDCG）；Sakai 2006（bootstrap）；Thakur 等 2021，*BEIR*。
