@@ -1,6 +1,6 @@
-"""Builds the files of data/city_services from its sources: families/*.md, judgements.tsv and glossary.tsv.
+"""Builds the files of data/ from their sources: city_services/families/*.md, judgements.tsv and handbook/.
 
-    python data/build.py            write en/, zh/, facts.jsonl, training/ and the tables of the data card
+    python data/build.py            write city_services/{en,zh,training}, facts.jsonl, city_handbook/ and SHA256SUMS
     python data/build.py --check    say which of them differ from what would be written, and fail if any does
     python data/build.py --full DIR write the training files of every format in full to DIR
 """
@@ -13,7 +13,8 @@ import re
 import sys
 from pathlib import Path
 
-CITY = Path(__file__).parent / "city_services"
+DATA = Path(__file__).parent
+CITY = DATA / "city_services"
 LANGUAGES = ("en", "zh")
 SPLITS = ("train", "dev", "test")
 LICENCE = "CC BY 4.0"
@@ -132,12 +133,35 @@ def collection_files(families: list[dict], judged: dict, lang: str) -> dict[str,
             row = {"_id": query_id(family, n), "text": query[lang], "type": query["type"], "family": family["name"]}
             queries.append(row | {"split": family["split"], "nicknames": query["nicknames"]})
     split_of = {row["_id"]: row["split"] for row in queries}
-    files = {f"{lang}/corpus.jsonl": jsonl(corpus), f"{lang}/queries.jsonl": jsonl(queries)}
-    files[f"{lang}/card.json"] = json.dumps({"name": "city_services", "lang": lang, "licence": LICENCE, "relevant": 2}) + "\n"
-    for split in SPLITS:
-        lines = [f"{q}\t{d}\t{g}\n" for q, docs in judged.items() if split_of[q] == split for d, g in docs.items()]
-        files[f"{lang}/qrels/{split}.tsv"] = "query-id\tcorpus-id\tscore\n" + "".join(lines)
+    qrels = {split: {q: docs for q, docs in judged.items() if split_of[q] == split} for split in SPLITS}
+    return beir_files("city_services", lang, corpus, queries, qrels)
+
+
+def beir_files(name: str, lang: str, corpus: list[dict], queries: list[dict], qrels: dict) -> dict[str, str]:
+    folder = f"{name}/{lang}"
+    card = {"name": name, "lang": lang, "licence": LICENCE, "relevant": 2}
+    files = {f"{folder}/corpus.jsonl": jsonl(corpus), f"{folder}/queries.jsonl": jsonl(queries)}
+    files[f"{folder}/card.json"] = json.dumps(card) + "\n"
+    for split, judged in qrels.items():
+        lines = [f"{query}\t{doc}\t{grade}\n" for query, docs in judged.items() for doc, grade in docs.items()]
+        files[f"{folder}/qrels/{split}.tsv"] = "query-id\tcorpus-id\tscore\n" + "".join(lines)
     return files
+
+
+def handbook_files(lang: str) -> dict[str, str]:
+    """The twelve long chapters as a collection of their own; each query names the section and the words that answer it."""
+    corpus, queries, judged = [], [], {}
+    for path in sorted((CITY / "handbook" / lang).glob("*.md")):
+        title, text = path.read_text(encoding="utf-8").removeprefix("# ").split("\n", 1)
+        corpus.append({"_id": path.stem, "title": title.strip(), "text": text.strip()})
+        with open(CITY / "handbook" / f"queries-{path.stem}.tsv", encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+                if row[f"quote_{lang}"] not in text:
+                    raise SourceError(f"queries-{path.stem}.tsv: {row['id']}: the {lang} quote does not stand in the chapter")
+                details = {"section": int(row["section"]), "quote": row[f"quote_{lang}"]}
+                queries.append({"_id": row["id"], "text": row[lang]} | details)
+                judged[row["id"]] = {path.stem: 3}
+    return beir_files("city_handbook", lang, corpus, queries, {"test": judged})
 
 
 def training_rows(families: list[dict], judged: dict, lang: str, n_negatives: int = 4) -> list[dict]:
@@ -182,7 +206,7 @@ def training_files(rows: list[dict], lang: str, sample: int | None = SAMPLE) -> 
     graded = [drop_repeats(row) for row in graded]
     flat = [{"query": r["query"], "content": text, "score": g / 3} for r in few for text, g in r["graded"]]
     named = {"pair": pair, "triplet": triplet, "scored": scored, "graded": graded, "flat": flat}
-    return {f"training/{name}.{lang}.jsonl": jsonl(table) for name, table in named.items()}
+    return {f"city_services/training/{name}.{lang}.jsonl": jsonl(table) for name, table in named.items()}
 
 
 def drop_repeats(row: dict) -> dict:
@@ -196,10 +220,10 @@ def build() -> dict[str, str]:
     families = read_all()
     judged = grades(families)
     facts = [{"family": f["name"], "split": f["split"]} | fact for f in families for fact in f["facts"]]
-    files = {"facts.jsonl": jsonl(facts)}
+    files = {"city_services/facts.jsonl": jsonl(facts)}
     for lang in LANGUAGES:
         files |= collection_files(families, judged, lang)
-        files |= training_files(training_rows(families, judged, lang), lang)
+        files |= training_files(training_rows(families, judged, lang), lang) | handbook_files(lang)
     lines = [f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in sorted(files.items())]
     return files | {"SHA256SUMS": "".join(lines)}
 
@@ -217,11 +241,11 @@ def main() -> int:
         return 0
     files = build()
     if not options.check:
-        write(files, CITY)
+        write(files, DATA)
         return 0
-    stale = [n for n, text in files.items() if not (CITY / n).is_file() or (CITY / n).read_text(encoding="utf-8") != text]
+    stale = [n for n, text in files.items() if not (DATA / n).is_file() or (DATA / n).read_text(encoding="utf-8") != text]
     for name in stale:
-        print(f"data/city_services/{name} differs from its sources; run `python data/build.py`", file=sys.stderr)
+        print(f"data/{name} differs from its sources; run `python data/build.py`", file=sys.stderr)
     return 1 if stale else 0
 
 

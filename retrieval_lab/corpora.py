@@ -185,3 +185,19 @@ def glossary() -> list[dict[str, str]]:
     """The shipped corpus's official names and citizens' nicknames: rows of id, official_en, nickname_en, official_zh, nickname_zh."""
     with open(DATA / "city_services" / "glossary.tsv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
+
+
+def pairs(collection: Collection):
+    """Training pairs from a collection's judgements: a datasets.Dataset of ``query, positive``, one row a relevant document.
+
+    Only documents with the best grade of their query count, so that a partial answer is not taught as the answer.
+    """
+    from datasets import Dataset
+
+    rows = [
+        {"query": collection.queries[query_id], "positive": collection.corpus[doc_id]}
+        for query_id, judged in collection.qrels.items()
+        for doc_id, grade in judged.items()
+        if grade == max(judged.values()) and grade >= collection.relevant
+    ]
+    return Dataset.from_list(rows)

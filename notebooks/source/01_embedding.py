@@ -1,0 +1,318 @@
+# %% [markdown] slug="objectives" lang="en"
+# In this lesson you
+#
+# * turn a text into one vector by hand, and get the model's own numbers;
+# * write the loss that trains it in two lines, and get the library's number;
+# * fine-tune a pretrained encoder on this city's questions, in minutes on a CPU;
+# * measure the gain with its interval, and see which queries it hurt.
+# %% [markdown] slug="objectives" lang="zh"
+# 这一课里，你会
+#
+# * 亲手把一段文本变成一个向量，与模型给出的数一致；
+# * 用两行代码写出训练它的损失，与库的结果一致；
+# * 用这座城市的问题微调一个预训练编码器，在 CPU 上只要几分钟；
+# * 量出提升有多大、置信区间多宽，再看看哪些查询变差了。
+# %% slug="load"
+from retrieval_lab import corpora, embedding, profiles
+
+profile = profiles.current()
+city = corpora.load("city_services", lang=LANG).sample(profile.n_queries)
+model = embedding.load(profile.encoder(LANG))
+model
+# %% [markdown] slug="tokens" lang="en"
+# ## From tokens to one vector
+#
+# The encoder gives each token a vector of 384 numbers that depends on its neighbours. Two texts rarely have the
+# same number of tokens, so each text first has to become **one** vector. The most common way is the average over its
+# real tokens; padding, which only fills the batch up, must not count.
+# %% [markdown] slug="tokens" lang="zh"
+# ## 从词元到一个向量
+#
+# 编码器给每个词元一个 384 维的向量，向量随上下文而变。两段文本的词元数往往不同，
+# 所以先要把每段文本合成**一个**向量。最常用的办法是对真正的词元取平均；填充只是为了凑齐一批，不能算进去。
+# %% slug="token-vectors"
+import torch
+
+texts = ["student pass", "学生票", "Where do I buy a term pass for college?"]
+batch = model.tokenizer(texts, padding=True, return_tensors="pt")
+with torch.no_grad():
+    tokens = model[0].auto_model(**batch).last_hidden_state
+mask = batch["attention_mask"]
+tokens.shape, mask.tolist()
+# %% slug="ex-mean-pool" tags=["exercise"]
+def mean_pool(tokens, mask):  # (n, length, dim), (n, length)
+    mask = mask.unsqueeze(-1)  # (n, length, 1)
+    return (tokens * mask).sum(1) / mask.sum(1)  # solution: sum of real tokens / their number
+# %% slug="check-mean-pool" tags=["check"]
+from retrieval_lab.course import check
+
+two_tokens = torch.tensor([[[1.0, 0.0], [3.0, 2.0], [9.0, 9.0]]])
+real = torch.tensor([[1, 1, 0]])
+check("mean_pool", lambda: mean_pool(two_tokens, real), [[2.0, 1.0]])
+# %% [markdown] slug="unit" lang="en"
+# Only the direction of a vector carries meaning here, so each is scaled to length 1. The dot product of two such
+# vectors is their **cosine**: 1 for the same direction, 0 for unrelated ones.
+# %% [markdown] slug="unit" lang="zh"
+# 这里只有方向带着语义，所以把每个向量缩放到长度 1。两个这样的向量做点积，得到的就是**余弦**：
+# 方向相同为 1，毫不相干为 0。
+# %% slug="by-hand"
+import numpy as np
+
+pooled = mean_pool(tokens, mask)
+by_hand = pooled / pooled.norm(dim=1, keepdim=True)
+library = model.encode(texts, normalize_embeddings=True)
+assert np.allclose(by_hand, library, atol=1e-5)
+(by_hand @ by_hand.T).numpy().round(2)
+# %% [markdown] slug="prompts" lang="en"
+# Equal to the model's own `encode`. Some encoders were trained with a short **prompt** before each text, "query: "
+# or "passage: "; leaving it out, or putting it in twice, costs quality without an error message. It is saved with the
+# model, and `encode_query` and `encode_document` put it in once.
+# %% [markdown] slug="prompts" lang="zh"
+# 与模型自己的 `encode` 一致。有些编码器训练时在每段文本前加一小段**提示词**，如 "query: " 或 "passage: "；
+# 漏掉或加了两遍都不会报错，只会变差。提示词和模型一起保存，`encode_query`、`encode_document` 会各加一次。
+# %% slug="show-prompts"
+model.prompts
+# %% [markdown] slug="loss" lang="en"
+# ## The loss: find your own answer among the batch
+#
+# Training shows the model pairs of a query and the passage that answers it. In a batch of $n$ pairs, each query's
+# own passage is the right class and the other $n - 1$ are the wrong ones: **in-batch negatives**. The loss is the
+# cross-entropy of a softmax over cosines, divided by a **temperature**; 0.05 is common.
+# %% [markdown] slug="loss" lang="zh"
+# ## 损失：在一批里认出自己的答案
+#
+# 训练时给模型看成对的查询和能回答它的文档。一批有 $n$ 对，对每个查询来说，自己的那篇是正确类别，
+# 另外 $n - 1$ 篇是错误类别，这就是**批内负例**（in-batch negatives）。
+# 把余弦除以**温度**（常用 0.05）做 softmax，再取交叉熵，就是损失。
+# %% slug="ex-info-nce" tags=["exercise"]
+def info_nce(queries, docs, temperature=0.05):  # both (n, dim), rows of length 1
+    scores = queries @ docs.T / temperature  # solution: (n, n) cosines / temperature
+    log_softmax = scores - scores.logsumexp(dim=1, keepdim=True)  # solution
+    return -log_softmax.diagonal().mean()  # solution: the right class is the diagonal
+# %% slug="check-info-nce" tags=["check"]
+check("info_nce", lambda: info_nce(torch.eye(2), torch.eye(2), 1.0), 0.3132617)
+# %% [markdown] slug="loss-hand" lang="en"
+# By hand: both queries have the scores 1 and 0, so the loss is $-\ln\frac{e}{e + 1} = 0.3133$. The library's loss
+# on random vectors agrees:
+# %% [markdown] slug="loss-hand" lang="zh"
+# 手算：两个查询的得分都是 1 和 0，损失是 $-\ln\frac{e}{e + 1} = 0.3133$。换成随机向量，与库的损失也一致：
+# %% slug="loss-library"
+from sentence_transformers.sentence_transformer import losses
+
+unit = torch.nn.functional.normalize
+torch.manual_seed(0)
+queries, docs = (unit(torch.randn(8, 16)) for _ in range(2))
+loss = losses.MultipleNegativesRankingLoss(model, scale=1 / 0.05)
+library = loss.compute_loss_from_embeddings([queries, docs], None)
+assert torch.isclose(info_nce(queries, docs), library)
+library
+# %% [markdown] slug="data" lang="en"
+# ## The training file
+#
+# One JSON object a line: a query, passages that answer it, and hard negatives, near-twins that do not. They were
+# derived from the 30 families of the train split; the families in the test split are others. The doctor looks for
+# what usually goes wrong in such files, before any minute is spent on training.
+# %% [markdown] slug="data" lang="zh"
+# ## 训练文件
+#
+# 每行一个 JSON 对象：查询、能回答它的文档，以及难负例（很像、但答不了的文档）。
+# 它们出自训练集的 30 个家族，测试集用的是另外的家族。动手训练之前，先让数据医生查一查这类文件常见的毛病。
+# %% slug="doctor"
+from retrieval_lab import doctor
+
+file = corpora.DATA / "city_services" / "training" / f"triplet.{LANG}.jsonl"
+print(doctor.diagnose(file, lang=LANG))
+# %% slug="read-data"
+from retrieval_lab import formats
+
+data = formats.read(file, "triplet", neg_nums=1)
+data = data.select(range(profile.n_train or len(data)))
+print(data)
+data[0]["query"]
+# %% [markdown] slug="before" lang="en"
+# ## Before
+#
+# First measure what is to be improved. Keep the vectors of the untouched model: they serve for the comparison later.
+# %% [markdown] slug="before" lang="zh"
+# ## 微调之前
+#
+# 先量一量起点。未经微调的模型编码出的向量要留着，后面对比要用。
+# %% slug="zero-shot"
+from retrieval_lab import experiment, lexical, search
+
+words = lexical.BM25(city)
+zero_shot = search.Dense(embedding.load(profile.encoder(LANG)), city, "zero-shot")
+experiment.show(experiment.compare([words, zero_shot], city))
+# %% [markdown] slug="train" lang="en"
+# ## Fine-tuning
+#
+# The trainer is sentence-transformers' own. Two things make it quick on a CPU: batches of texts of like length, and no
+# dropout. No batch holds a passage twice; otherwise a query would be pushed away from its own answer. In a
+# multilingual model the word table, 96 of 118 million weights, stays as it is.
+# %% [markdown] slug="train" lang="zh"
+# ## 微调
+#
+# 训练器是 sentence-transformers 自带的。在 CPU 上跑得快靠两点：长度相近的文本放在一批，不用 dropout。
+# 一批里同一篇文档不出现两次，否则查询会被推离自己的答案。
+# 多语言模型的词表占了 1.18 亿权重中的 0.96 亿，训练时保持不动。
+# %% slug="fine-tune"
+from retrieval_lab.training import Config
+
+config = Config(
+    num_train_epochs=profile.epochs,
+    per_device_train_batch_size=profile.per_device_train_batch_size,
+    learning_rate=5e-5,
+    max_seq_length=profile.max_seq_length,
+)
+model = embedding.train(model, data, config)
+# %% slug="after"
+tuned = search.Dense(model, city, "fine-tuned")
+both = search.Fused([words, tuned], "BM25 + fine-tuned")
+table = experiment.compare([words, zero_shot, tuned, both], city, baseline="above")
+experiment.show(table)
+# %% [markdown] slug="read-after" lang="en"
+# Each row is compared with the one above. Look at *fine-tuned*: if its interval lies above 0, the gain over
+# *zero-shot* is more than the luck of these questions. It is a statement about this city's help centre; lesson 01b
+# asks what happened to other texts.
+# %% [markdown] slug="read-after" lang="zh"
+# 每一行与上面一行比较。看 *fine-tuned*：如果置信区间整个在 0 以上，相对 *zero-shot* 的提升就不只是碰巧。
+# 这个结论只针对这座城市的帮助中心；换成别的文本会怎样，要另外测量。
+# %% slug="plot-after"
+from retrieval_lab import plots
+
+plots.comparison(table);
+# %% [markdown] slug="nicknames" lang="en"
+# ## What did it learn?
+#
+# Part of the answer is vocabulary. Queries with a nickname name an office or a card as only citizens do; the model
+# has met the nickname in training questions of *other* families.
+# %% [markdown] slug="nicknames" lang="zh"
+# ## 它学到了什么？
+#
+# 一部分是词汇。带俗名的查询用的是市民才懂的叫法；这些俗名，模型在训练时于*别的*家族的问题里见过。
+# %% slug="nickname-gain"
+import pandas as pd
+
+from retrieval_lab import metrics
+
+groups = {
+    "with nickname": city.where(nicknames=bool),
+    "without": city.where(nicknames=lambda names: not names),
+}
+scores = pd.DataFrame(table.attrs["per_query"], index=list(city.queries))
+means = {name: scores.loc[list(group.queries)].mean() for name, group in groups.items()}
+pd.DataFrame(means).round(3)
+# %% [markdown] slug="heatmap" lang="en"
+# Cosines of four questions with four passages of one family, before and after. The right passage of each question
+# is on the diagonal; training should make the diagonal stand out.
+#
+# Alt text: two 4 × 4 grids of cosines; darker means closer.
+# %% [markdown] slug="heatmap" lang="zh"
+# 同一家族里四个问题与四篇文档的余弦，左为微调前，右为微调后。对角线上是各自的正确文档；训练应当让对角线更突出。
+#
+# 图示：两个 4 × 4 的余弦矩阵，颜色越深越接近。
+# %% slug="plot-heatmap"
+import matplotlib.pyplot as plt
+
+names = ["standard", "electric", "cargo", "winter"]
+doc_ids = [f"cycle-hire.{name}" for name in names]
+full = corpora.load("city_services", lang=LANG)
+answered = {d: q for q, g in full.qrels.items() for d in doc_ids if g.get(d) == 3}
+questions = [full.queries[answered[d]] for d in doc_ids]
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+for ax, index in zip(axes, [zero_shot, tuned], strict=True):
+    vectors = index.vectors[[index.doc_ids.index(d) for d in doc_ids]]
+    asked = embedding.encode(index.model, questions, "query")
+    labels = [f"Q{i}" for i in range(1, 5)]
+    plots.heatmap(asked @ vectors.T, labels, names, index.name, ax)
+questions
+# %% [markdown] slug="map" lang="en"
+# The same vectors on a plane: five test families, passages as dots, their questions as crosses. The projection (PCA)
+# keeps only a small part of 384 dimensions; use it to see neighbourhoods, never to measure.
+# %% [markdown] slug="map" lang="zh"
+# 把向量画到平面上：五个测试家族，圆点是文档，叉是提问。
+# 这种投影（PCA）只保留 384 维里的一小部分信息；可以看远近亲疏，不能拿来度量。
+# %% slug="plot-map"
+from sklearn.decomposition import PCA
+
+families = ["cycle-hire", "library-loan", "water-bill", "pool-tickets", "school-meals"]
+docs = [d for d in full.corpus if d.split(".")[0] in families]
+asked = [q for q in full.queries if q.split(".")[0] in families]
+figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+for ax, index in zip(axes, [zero_shot, tuned], strict=True):
+    passages = index.vectors[[index.doc_ids.index(d) for d in docs]]
+    asking = embedding.encode(index.model, [full.queries[q] for q in asked], "query")
+    points = PCA(2).fit_transform(np.concatenate([passages, asking]))
+    labels = [i.split(".")[0] for i in docs + asked]
+    is_query = [False] * len(docs) + [True] * len(asked)
+    plots.map_2d(points, labels, is_query, index.name, ax)
+# %% [markdown] slug="worse" lang="en"
+# ## Which queries got worse?
+#
+# A mean that rises still hides losses. Each bar is one query; blue gained, red lost. Read the worst ones before you
+# trust any gain: they show what the training data did not cover, or a judgement that is wrong.
+# %% [markdown] slug="worse" lang="zh"
+# ## 哪些查询变差了？
+#
+# 平均值上升，也可能有查询变差。每根柱子是一个查询，蓝色变好，红色变差。
+# 相信提升之前，先读一读变差最多的几条：它们暴露训练数据没有覆盖到的地方，或者标注本身有误。
+# %% slug="plot-worse"
+before, after = scores["zero-shot"], scores["fine-tuned"]
+plots.differences(before, after)
+worst = (after - before).sort_values().head(3)
+[(city.queries[q], round(change, 2)) for q, change in worst.items()]
+# %% [markdown] slug="save" lang="en"
+# ## Saved, and loaded without us
+#
+# The folder holds weights, pooling, prompts and length. Plain sentence-transformers loads it and gives the same vectors,
+# also for an empty text and for one of 2,000 characters.
+# %% [markdown] slug="save" lang="zh"
+# ## 保存，以及脱离本仓库加载
+#
+# 文件夹里有权重、池化方式、提示词和长度。用 sentence-transformers 直接加载，得到的向量一样，
+# 空文本和 2,000 字的长文本也不例外。
+# %% slug="reload"
+import tempfile
+
+from sentence_transformers import SentenceTransformer
+
+texts = [*questions, "", "鹭桥 Heronbridge " * 120]
+with tempfile.TemporaryDirectory() as folder:
+    model.save_pretrained(folder)
+    again = SentenceTransformer(folder)
+same = again.encode_query(texts, batch_size=1, normalize_embeddings=True)
+assert np.allclose(same, embedding.encode(model, texts, "query"), atol=1e-5)
+again
+# %% [markdown] slug="exercise-text" lang="en"
+# ## Exercise: which other pooling?
+#
+# Some models take the first token's vector instead of the mean. Write `cls_pool`. What would happen if a model trained
+# with one were used with the other? `embedding.load` refuses to guess.
+# %% [markdown] slug="exercise-text" lang="zh"
+# ## 练习：另一种池化
+#
+# 有些模型不取平均，而取第一个词元的向量。写出 `cls_pool`。
+# 训练时用一种、使用时换另一种，会怎样？`embedding.load` 不替你猜。
+# %% slug="ex-cls-pool" tags=["exercise"]
+def cls_pool(tokens):  # (n, length, dim)
+    return tokens[:, 0]  # solution: the first token of each text
+# %% slug="check-cls-pool" tags=["check"]
+check("cls_pool", lambda: cls_pool(two_tokens), [[1.0, 0.0]])
+# %% [markdown] slug="recap" lang="en"
+# ## Recap
+#
+# You pooled token vectors into one, wrote the in-batch loss, fine-tuned a real encoder on a thousand questions,
+# measured the gain with its interval, and read the queries that it hurt. To scale up, set the environment variable
+# `RETRIEVAL_LAB_PROFILE=full`: the same cells then load a larger model from the hub and use the GPU.
+#
+# **Further reading.** Reimers & Gurevych 2019, *Sentence-BERT*; Henderson et al. 2017 (in-batch negatives);
+# Karpukhin et al. 2020, *Dense Passage Retrieval*; Wang et al. 2024, *Multilingual E5*.
+# %% [markdown] slug="recap" lang="zh"
+# ## 回顾
+#
+# 你把词元向量池化成一个向量，写出了批内负例的损失，用约一千个问题微调了真实的编码器，量出了提升和置信区间，
+# 也读了变差的查询。想扩大规模，把环境变量设成 `RETRIEVAL_LAB_PROFILE=full`：
+# 同样的单元格会从模型仓库加载更大的模型，并使用 GPU。
+#
+# **延伸阅读。** Reimers、Gurevych 2019，*Sentence-BERT*；Henderson 等 2017（批内负例）；
+# Karpukhin 等 2020，*Dense Passage Retrieval*；Wang 等 2024，*Multilingual E5*。
