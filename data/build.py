@@ -30,6 +30,7 @@ def read_family(path: Path) -> dict:
     """A family file as {name, title: {lang}, split, facts: [{}], queries: [{}], passages: {lang: {item: (title, text)}}}."""
     family = {"facts": [], "queries": [], "passages": {lang: {} for lang in LANGUAGES}}
     section = passage = None
+    places: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         where = f"{path.name}:{number}"
         if line.startswith("# "):
@@ -37,15 +38,21 @@ def read_family(path: Path) -> dict:
             family["title"] = dict(zip(LANGUAGES, titles, strict=True))
         elif line.startswith("split:"):
             family["split"] = line.removeprefix("split:").strip()
+            if family["split"] not in SPLITS:
+                raise SourceError(f"{where}: split {family['split']!r}; expected one of {', '.join(SPLITS)}")
         elif line.startswith("## "):
             section, passage = open_section(line[3:].strip(), family, where)
+            places[line[3:].split("|")[0].strip()] = where
         elif passage is not None:
             passage.append(line)
         elif section and line.startswith("- "):
             family[section].append(read_bullet(section, line[2:], where))
         elif line.strip():
             raise SourceError(f"{where}: {line[:60]!r} stands outside a section")
-    return finish_family(family, path)
+    for part in ("name", "split"):
+        if part not in family:
+            raise SourceError(f"{path.name}:1: no {part}; a family begins with '# NAME | TITLE | 标题' and 'split: train'")
+    return finish_family(family, places, path)
 
 
 def open_section(heading: str, family: dict, where: str):
@@ -76,16 +83,21 @@ def read_bullet(section: str, text: str, where: str) -> dict:
         return {"item": item} | dict(part.split("=", 1) for part in rest if "=" in part)
     query = dict(zip(QUERY_FIELDS, fields(text, 5, where), strict=True))
     pairs = [part.strip().rsplit(" ", 1) for part in query["grades"].split(",") if part.strip()]
+    if bad := [pair for pair in pairs if len(pair) != 2 or pair[1] not in ("0", "1", "2", "3")]:
+        raise SourceError(f"{where}: grade {' '.join(bad[0])!r}; expected 'ITEM GRADE', the grade from 0 to 3")
     query["grades"] = {item.strip(): int(grade) for item, grade in pairs}
+    query["where"] = where
     query["nicknames"] = query["nicknames"].split()
     return query
 
 
-def finish_family(family: dict, path: Path) -> dict:
+def finish_family(family: dict, places: dict[str, str], path: Path) -> dict:
     items = [fact["item"] for fact in family["facts"]]
     for lang, passages in family["passages"].items():
         if list(passages) != items:
-            raise SourceError(f"{path.name}: the {lang} passages are {list(passages)}, the facts {items}; same items, same order")
+            wrong = next((item for item, fact in zip(passages, [*items, *passages], strict=False) if item != fact), None)
+            where = places.get(f"{lang} {wrong}") or places.get("facts") or f"{path.name}:1"
+            raise SourceError(f"{where}: the {lang} passages are {list(passages)}, the facts {items}; same items, same order")
         family["passages"][lang] = {item: (title, "\n".join(lines).strip()) for item, (title, lines) in passages.items()}
     return family
 
@@ -110,10 +122,17 @@ def grades(families: list[dict]) -> dict[str, dict[str, int]]:
         for family in families
         for n, query in enumerate(family["queries"], 1)
     }
+    known = {full_id(family, item) for family in families for item in family["passages"]["en"]}
+    for family in families:
+        for n, query in enumerate(family["queries"], 1):
+            if unknown := [doc for doc in table[query_id(family, n)] if doc not in known]:
+                raise SourceError(f"{query['where']}: the grades name {unknown[0]!r}, which is no passage")
     path = CITY / "judgements.tsv"
     if path.is_file():
         with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
+            for number, row in enumerate(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 2):
+                if row["query-id"] not in table or row["corpus-id"] not in known or row["grade"] not in ("0", "1", "2", "3"):
+                    raise SourceError(f"{path.name}:{number}: {row}: unknown query, unknown passage, or a grade that is not 0 to 3")
                 table[row["query-id"]][row["corpus-id"]] = int(row["grade"])
     return {query: judged for query, judged in table.items() if judged}
 
@@ -186,13 +205,17 @@ def training_rows(families: list[dict], judged: dict, lang: str, n_negatives: in
 
 
 def bm25_order(texts: dict[str, str], questions: dict[str, str]) -> dict[str, list[str]]:
-    """Hard negatives: the 30 best of BM25, those of the query's own family (the near-twins) first."""
+    """Hard negatives: the 30 best of BM25, those of the query's own family (the near-twins) first.
+
+    A query that shares no word with any text has its family's texts in their order, so that none is without negatives.
+    """
     from retrieval_lab.corpora import Collection
     from retrieval_lab.lexical import BM25
 
     run = BM25(Collection("train", "", "train", LICENCE, texts, questions, {})).search(questions, 30)
     family = {query: query.rsplit(".", 1)[0] for query in questions}
-    return {q: sorted(docs, key=lambda doc: (not doc.startswith(family[q] + "."), -docs[doc])) for q, docs in run.items()}
+    order = {q: sorted(docs, key=lambda doc: (not doc.startswith(family[q] + "."), -docs[doc])) for q, docs in run.items()}
+    return {q: docs + [doc for doc in texts if doc.startswith(family[q] + ".") and doc not in docs] for q, docs in order.items()}
 
 
 def training_files(rows: list[dict], lang: str, sample: int | None = SAMPLE) -> dict[str, str]:

@@ -65,8 +65,11 @@ class BucketBatchSampler(DefaultBatchSampler):
         batches = []
         while order:
             batch, seen, waiting = [], set(), []
-            for index in order:
-                if len(batch) == self.batch_size or seen & self.texts[index]:
+            for place, index in enumerate(order):
+                if len(batch) == self.batch_size:
+                    waiting += order[place:]
+                    break
+                if seen & self.texts[index]:
                     waiting.append(index)
                 else:
                     batch.append(index)

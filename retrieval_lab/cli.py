@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from retrieval_lab.profiles import LANGUAGES, PROFILES, say
+from retrieval_lab.profiles import LANGUAGES, PROFILES, language, say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="retrieval-lab", description="Fine-tune and measure retrieval models.")
     commands = parser.add_subparsers(dest="command", required=True)
     both = argparse.ArgumentParser(add_help=False)
-    both.add_argument("--lang", choices=LANGUAGES, help="language of text and messages (default: en)")
+    both.add_argument("--lang", choices=LANGUAGES, help="language of text and messages (default: RETRIEVAL_LAB_LANG, or en)")
 
     demo = commands.add_parser("demo", parents=[both], help="BM25, zero-shot, fine-tuned, fused: one table, one figure")
     demo.add_argument("--profile", choices=PROFILES, help="smoke, fast (default) or full")
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options) -> int:
     if options.profile:
         os.environ["RETRIEVAL_LAB_PROFILE"] = options.profile
-    lang = options.lang or "en"
+    lang = options.lang or language()
     from retrieval_lab import demo
 
     folder = options.output_dir or f"runs/demo-{lang}"
@@ -96,7 +96,7 @@ def _doctor(options) -> int:
 
         tokenizer = AutoTokenizer.from_pretrained(models.resolve(options.tokenizer))
     given = {"validation": options.validation, "tokenizer": tokenizer, "max_length": options.max_length}
-    diagnosis = doctor.diagnose(options.files, lang=options.lang or "en", **given)
+    diagnosis = doctor.diagnose(options.files, lang=options.lang, **given)
     print(diagnosis)
     return 1 if diagnosis.findings else 0
 

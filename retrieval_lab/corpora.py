@@ -86,15 +86,15 @@ def load(source: str | Path, lang: str | None = None, split: str = "test") -> Co
     FileNotFoundError
         If there is no such folder or no such split; the message names the splits that exist.
     ValueError
-        If a line is broken or a judgement names an unknown query or document.
+        If a line is broken, an id stands twice, or a judgement names an unknown query or document.
 
     Source: lesson 00; the layout is that of Thakur et al. 2021 (BEIR).
     """
     if str(source).startswith("hub:"):
         return _load_hub(str(source)[4:], lang, split)
     folder = _folder(source, lang)
-    corpus = {row["_id"]: _document_text(row) for row in _jsonl(folder / "corpus.jsonl")}
-    rows = {row["_id"]: row for row in _jsonl(folder / "queries.jsonl")}
+    corpus = {doc_id: _document_text(row) for doc_id, row in _rows(folder / "corpus.jsonl").items()}
+    rows = _rows(folder / "queries.jsonl")
     qrels = _read_qrels(folder, split)
     return _collection(folder, lang, split, corpus, rows, qrels)
 
@@ -117,13 +117,26 @@ def _document_text(row: dict) -> str:
     return f"{row['title']}\n{row['text']}" if row.get("title") else row["text"]
 
 
-def _jsonl(path: Path):
+def _rows(path: Path) -> dict[str, dict]:
+    """The records of a JSON lines file by their ``_id``."""
+    rows: dict[str, dict] = {}
     with open(path, encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError as problem:
-                raise ValueError(f"{path}:{number}: not JSON ({problem.msg} at column {problem.colno}); mend the line") from None
+                en, zh = f"not JSON ({problem.msg} at column {problem.colno})", f"不是 JSON（{problem.msg}，第 {problem.colno} 列）"
+                raise _broken(path, number, en, zh) from None
+            if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("_id", "text")):
+                raise _broken(path, number, 'a record needs "_id" and "text", both strings', '记录要有字符串 "_id" 和 "text"')
+            if row["_id"] in rows:
+                raise _broken(path, number, f"the id {row['_id']!r} stands twice", f"编号 {row['_id']!r} 出现两次")
+            rows[row["_id"]] = row
+    return rows
+
+
+def _broken(path: Path, number: int, en: str, zh: str) -> ValueError:
+    return ValueError(say(en=f"{path}:{number}: {en}; mend the line", zh=f"{path}:{number}：{zh}；改好这一行"))
 
 
 def _read_qrels(folder: Path, split: str) -> dict[str, dict[str, int]]:
@@ -133,8 +146,13 @@ def _read_qrels(folder: Path, split: str) -> dict[str, dict[str, int]]:
         raise FileNotFoundError(f"{folder.name} has no split {split!r}; it has {', '.join(there) or 'none'}")
     qrels: dict[str, dict[str, int]] = {}
     with open(path, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            qrels.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
+        for number, row in enumerate(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 2):
+            try:
+                qrels.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
+            except (KeyError, TypeError, ValueError):
+                columns = "query-id, corpus-id, score"
+                en = f"expected a header and columns {columns} (a whole number), between tabs"
+                raise _broken(path, number, en, f"要有表头和 {columns}（整数）三列，用制表符分隔") from None
     return qrels
 
 
@@ -166,7 +184,7 @@ def _guess_language(corpus: dict[str, str]) -> str:
 
 def unanswerable(lang: str = "en", split: str = "test") -> dict[str, str]:
     """Questions of the shipped corpus that no passage answers (query_id -> text), for abstention in lesson 05."""
-    rows = _jsonl(_folder("city_services", lang) / "queries.jsonl")
+    rows = _rows(_folder("city_services", lang) / "queries.jsonl").values()
     return {row["_id"]: row["text"] for row in rows if row["type"] == "unanswerable" and row["split"] == split}
 
 

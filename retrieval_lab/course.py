@@ -60,13 +60,14 @@ def check(name: str, answer: Callable, expected, tolerance: float = 1e-5) -> boo
     """
     try:
         found = answer()
-    except Exception as problem:  # whatever a learner's code raises is shown to the learner
-        return _verdict(name, False, f"{type(problem).__name__}: {problem}")
-    if found is None or found is ...:
-        return _verdict(name, False, say(en="not filled in yet: replace the ...", zh="还没有填：把 ... 换成你的代码"))
-    if _equal(found, expected, tolerance):
-        return _verdict(name, True, "")
-    return _verdict(name, False, say(en=f"got {_short(found)}, expected {_short(expected)}", zh=f"得到 {_short(found)}，应为 {_short(expected)}"))
+        if found is None or found is ...:
+            return _verdict(name, False, say(en="not filled in yet: replace the ...", zh="还没有填：把 ... 换成你的代码"))
+        if _equal(found, expected, tolerance):
+            return _verdict(name, True, "")
+        why = say(en=f"got {_short(found)}, expected {_short(expected)}", zh=f"得到 {_short(found)}，应为 {_short(expected)}")
+    except Exception as problem:  # whatever a learner's code or value raises is shown to the learner
+        why = f"{type(problem).__name__}: {problem}"
+    return _verdict(name, False, why)
 
 
 def _verdict(name: str, right: bool, why: str) -> bool:
@@ -78,17 +79,18 @@ def _equal(found, expected, tolerance: float) -> bool:
     if isinstance(expected, dict):
         same_keys = isinstance(found, dict) and found.keys() == expected.keys()
         return same_keys and all(_equal(found[key], value, tolerance) for key, value in expected.items())
-    if isinstance(expected, str | bool):
-        return found == expected
+    if isinstance(expected, str):
+        return isinstance(found, str) and found == expected
     try:
         found, expected = _array(found), _array(expected)
-    except (TypeError, ValueError):
-        return bool(found == expected)
+    except (TypeError, ValueError):  # not numbers
+        found, expected = np.asarray(found, dtype=object), np.asarray(expected, dtype=object)
+        return found.shape == expected.shape and bool(np.all(found == expected))
     return found.shape == expected.shape and bool(np.allclose(found, expected, atol=tolerance, rtol=0))
 
 
 def _array(value) -> np.ndarray:
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=float)
+    return np.asarray(value.detach().cpu().double() if hasattr(value, "detach") else value, dtype=float)
 
 
 def _short(value) -> str:

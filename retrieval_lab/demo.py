@@ -48,10 +48,10 @@ def training_data(lang: str, n: int | None = None):
     return data.select(range(min(n or len(data), len(data))))
 
 
-def config(profile, folder: Path) -> training.Config:
+def config(profile, folder: str | Path) -> training.Config:
     """The demo's training run: sizes of the profile, the rest at the defaults of `training.Config`."""
     return training.Config(
-        output_dir=str(folder / "checkpoints"),
+        output_dir=str(Path(folder) / "checkpoints"),
         num_train_epochs=profile.epochs,
         per_device_train_batch_size=profile.per_device_train_batch_size,
         max_seq_length=profile.max_seq_length,

@@ -69,12 +69,26 @@ def encode(model, texts: list[str], kind: str = "document", budget: int = 2048) 
     -------
     (n, dim) float32
 
+    Raises
+    ------
+    ValueError
+        If ``texts`` is one string instead of a list, or ``kind`` is neither of the two.
+
     >>> from retrieval_lab import tiny
     >>> encode(tiny.encoder(), ["tram", "ferry"]).shape
     (2, 32)
     """
     from tqdm.auto import tqdm
 
+    if kind not in ("query", "document"):
+        raise ValueError(say(en=f"kind={kind!r}; use 'query' or 'document'", zh=f"kind={kind!r}；只能是 'query' 或 'document'"))
+    if isinstance(texts, str):
+        raise ValueError(
+            say(
+                en=f"texts is one string ({texts[:30]!r}), which would be read letter by letter; give a list: [text]",
+                zh=f"texts 是一个字符串（{texts[:30]!r}），会被逐字拆开；要给列表：[text]",
+            )
+        )
     call = {"query": model.encode_query, "document": model.encode_document}[kind]
     lengths = _token_lengths(model, texts)
     vectors = np.zeros((len(texts), model.get_embedding_dimension()), np.float32)
@@ -118,16 +132,14 @@ def train(model, data, config: Config | None = None):
 
     config = config or Config()
     columns = _checked_columns(data)
-    previous_length, model.max_seq_length = model.max_seq_length, config.max_seq_length or model.max_seq_length
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        args=_arguments(model, columns, config, _sampler(model, data, columns)),
-        train_dataset=data.select_columns(columns),
-        loss=MultipleNegativesRankingLoss(model, scale=1 / config.temperature),
-    )
     with config.applied_to(model):
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=_arguments(model, columns, config, _sampler(model, data, columns)),
+            train_dataset=data.select_columns(columns),
+            loss=MultipleNegativesRankingLoss(model, scale=1 / config.temperature),
+        )
         trainer.train()
-    model.max_seq_length = previous_length
     return model.eval()
 
 
@@ -153,13 +165,14 @@ def _arguments(model, columns: list[str], config: Config, sampler):
 
 def _prompt(model, names: list[str]) -> str:
     """The prompt that encode_query or encode_document would use: the first of these names that the model has."""
-    return next((model.prompts[name] for name in names if model.prompts.get(name)), "")
+    return next((model.prompts[name] for name in names if name in model.prompts), None) or ""
 
 
 def _sampler(model, data, columns: list[str]):
     """A function that the trainer calls to make its batch sampler."""
     lengths = [max(row) for row in zip(*(_token_lengths(model, data[name]) for name in columns), strict=True)]
-    texts = [set(row) for row in zip(data["query"], data["positive"], strict=True)]
+    # Negatives too: one row's negative may be another row's answer.
+    texts = [set(row) for row in zip(*(data[name] for name in columns), strict=True)]
 
     def make(dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
         kept = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}

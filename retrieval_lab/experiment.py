@@ -6,6 +6,7 @@ import time
 
 from retrieval_lab import metrics
 from retrieval_lab.corpora import Collection
+from retrieval_lab.profiles import say
 
 
 def compare(systems: list, collection: Collection, baseline: int | str = 0, names=metrics.DEFAULT, k: int = 100):
@@ -15,7 +16,7 @@ def compare(systems: list, collection: Collection, baseline: int | str = 0, name
     ----------
     systems : objects with ``name`` and ``search(queries, k)``, in the order of the rows
     collection : the queries and judgements
-    baseline : the row that the others are compared with, or "above": each with the row above it
+    baseline : place or name of the row that the others are compared with, or "above": each with the row above it
     names : metrics; the interval is about the first
     k : documents that each system returns, at least as many as the metrics look at
 
@@ -28,7 +29,7 @@ def compare(systems: list, collection: Collection, baseline: int | str = 0, name
     Raises
     ------
     ValueError
-        If two systems have the same name.
+        If two systems have the same name, or there is no row such as ``baseline`` says.
 
     Source: Sakai 2006; Smucker, Allan & Carterette 2007; lesson 00.
     """
@@ -37,6 +38,7 @@ def compare(systems: list, collection: Collection, baseline: int | str = 0, name
     labels = [system.name for system in systems]
     if len(set(labels)) < len(labels):
         raise ValueError(f"systems need names of their own, got {labels}; give each a `name`")
+    base = _row(labels, baseline)
     runs = {system.name: system.search(collection.queries, k) for system in systems}
     options = {"per_query": True, "relevant": collection.relevant}
     values = {name: metrics.evaluate(collection.qrels, run, names, **options) for name, run in runs.items()}
@@ -44,11 +46,27 @@ def compare(systems: list, collection: Collection, baseline: int | str = 0, name
     rows = [{metric: column.mean() for metric, column in values[name].items()} for name in labels]
     for i, row in enumerate(rows):
         row["ms/query"] = milliseconds(systems[i], collection)
-        other = i - 1 if baseline == "above" else baseline
+        other = i - 1 if base is None else base
         row |= _difference(names[0], first[labels[other]], first[labels[i]]) if i != other and other >= 0 else {}
     table = pd.DataFrame(rows, index=pd.Index(labels, name="system"))
     table.attrs = {"per_query": first, "runs": runs, "baseline": baseline}
     return table.fillna("")
+
+
+def _row(labels: list[str], baseline: int | str) -> int | None:
+    """The place of the baseline's row; None for "above"."""
+    if baseline == "above":
+        return None
+    place = labels.index(baseline) if baseline in labels else baseline
+    if place not in range(len(labels)):
+        choices = f"0 … {len(labels) - 1}, {', '.join(map(repr, labels))}"
+        raise ValueError(
+            say(
+                en=f"baseline={baseline!r} is no row; use one of {choices}, or 'above'",
+                zh=f"baseline={baseline!r} 不是表里的一行；可用：{choices}，或 'above'",
+            )
+        )
+    return place
 
 
 def _difference(metric: str, before, after) -> dict:

@@ -64,6 +64,11 @@ class BM25:
     collection : what to search
     k1, b : saturation of repeated words and normalisation by length. 0.9 and 0.4 are Anserini's defaults for short passages.
 
+    Raises
+    ------
+    ValueError
+        If no document holds a word.
+
     Source: Robertson & Zaragoza 2009, section 3; variant of Lucene (idf never negative), lesson 00.
     """
 
@@ -74,7 +79,10 @@ class BM25:
 
         self.doc_ids = list(collection.corpus)
         self.index = bm25s.BM25(k1=k1, b=b, method="lucene")
-        self.index.index([tokenise(text) for text in collection.corpus.values()], show_progress=False)
+        words = [tokenise(text) for text in collection.corpus.values()]
+        if not any(words):
+            raise ValueError(f"none of the {len(words)} documents of {collection.name!r} holds a word; was the corpus read?")
+        self.index.index(words, show_progress=False)
 
     def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
         """The k best documents of each query with a score above zero, as a run.

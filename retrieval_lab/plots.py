@@ -97,7 +97,14 @@ def map_2d(points, groups: list[str], is_query: list[bool], title: str, ax=None)
     ----------
     points : (n, 2)
     groups, is_query : n each; at most six groups, so that colours stay apart
+
+    Raises
+    ------
+    ValueError
+        If there are more groups than colours.
     """
+    if len(set(groups)) > len(COLOURS):
+        raise ValueError(f"{len(set(groups))} groups, but only {len(COLOURS)} colours that stay apart; show fewer groups")
     ax = ax or _axes(height=4.2)
     points, groups, is_query = np.asarray(points), np.asarray(groups), np.asarray(is_query)
     for colour, group in zip(COLOURS.values(), dict.fromkeys(groups.tolist()), strict=False):

@@ -113,12 +113,16 @@ class Dense:
         return index
 
 
+PROBE = "Straße, Ａ１ CAFÉ don't re-tie!  你好，世界。 ½ 😀"  # case, accents, width, blanks: where tokenizers differ
+
+
 def fingerprint(model) -> str:
-    """Short hash of all that decides a model's vectors: weights, modules, prompts and length."""
+    """Short hash of all that decides a model's vectors: weights, modules, tokenizer, prompts and length."""
     digest = hashlib.sha256(f"{[type(m).__name__ for m in model]}{model.prompts}{model.max_seq_length}".encode())
     for module in model:
         if hasattr(module, "pooling_mode"):
-            digest.update(str(module.pooling_mode).encode())
+            digest.update(f"{module.pooling_mode}{module.include_prompt}".encode())
+    digest.update(str(model.tokenizer(PROBE)["input_ids"]).encode())  # the same weights under other tokens: other vectors
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -53,9 +53,10 @@ class Config(BaseModel):
 
     @contextlib.contextmanager
     def applied_to(self, model):
-        """While training: dropout as configured and, if asked for, a large word table frozen. Undone afterwards."""
+        """While training: dropout and length as configured and, if asked for, a large word table frozen. Undone afterwards."""
         import torch
 
+        length = getattr(model, "max_seq_length", None)
         rates = {module: module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
         tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.num_embeddings > 100_000]
         frozen = [table for table in tables if self.freeze_word_embeddings and table.requires_grad]
@@ -63,6 +64,8 @@ class Config(BaseModel):
             module.p = rate if self.dropout else 0.0
         for table in frozen:
             table.requires_grad_(False)
+        if self.max_seq_length:
+            model.max_seq_length = self.max_seq_length
         try:
             yield
         finally:
@@ -70,3 +73,5 @@ class Config(BaseModel):
                 module.p = rate
             for table in frozen:
                 table.requires_grad_(True)
+            if self.max_seq_length:
+                model.max_seq_length = length
