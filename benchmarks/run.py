@@ -1,7 +1,7 @@
 """Measures the tables of this folder. Each takes minutes; run one at a time, on a machine with nothing else to do.
 
-    python benchmarks/run.py finetune          the embedding recipe of lesson 01 on every collection found
-    python benchmarks/run.py speed             encoding and training against the library's defaults
+python benchmarks/run.py finetune          the embedding recipe of lesson 01 on every collection found
+python benchmarks/run.py speed             encoding and training against the library's defaults
 """
 
 import argparse

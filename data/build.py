@@ -1,8 +1,8 @@
 """Builds the files of data/ from their sources: city_services/families/*.md, judgements.tsv and handbook/.
 
-    python data/build.py            write city_services/{en,zh,training}, facts.jsonl, city_handbook/ and SHA256SUMS
-    python data/build.py --check    say which of them differ from what would be written, and fail if any does
-    python data/build.py --full DIR write the training files of every format in full to DIR
+python data/build.py            write city_services/{en,zh,training}, facts.jsonl, city_handbook/ and SHA256SUMS
+python data/build.py --check    say which of them differ from what would be written, and fail if any does
+python data/build.py --full DIR write the training files of every format in full to DIR
 """
 
 import argparse
@@ -51,7 +51,9 @@ def read_family(path: Path) -> dict:
             raise SourceError(f"{where}: {line[:60]!r} stands outside a section")
     for part in ("name", "split"):
         if part not in family:
-            raise SourceError(f"{path.name}:1: no {part}; a family begins with '# NAME | TITLE | 标题' and 'split: train'")
+            raise SourceError(
+                f"{path.name}:1: no {part}; a family begins with '# NAME | TITLE | 标题' and 'split: train'"
+            )
     return finish_family(family, places, path)
 
 
@@ -95,10 +97,16 @@ def finish_family(family: dict, places: dict[str, str], path: Path) -> dict:
     items = [fact["item"] for fact in family["facts"]]
     for lang, passages in family["passages"].items():
         if list(passages) != items:
-            wrong = next((item for item, fact in zip(passages, [*items, *passages], strict=False) if item != fact), None)
+            wrong = next(
+                (item for item, fact in zip(passages, [*items, *passages], strict=False) if item != fact), None
+            )
             where = places.get(f"{lang} {wrong}") or places.get("facts") or f"{path.name}:1"
-            raise SourceError(f"{where}: the {lang} passages are {list(passages)}, the facts {items}; same items, same order")
-        family["passages"][lang] = {item: (title, "\n".join(lines).strip()) for item, (title, lines) in passages.items()}
+            raise SourceError(
+                f"{where}: the {lang} passages are {list(passages)}, the facts {items}; same items, same order"
+            )
+        family["passages"][lang] = {
+            item: (title, "\n".join(lines).strip()) for item, (title, lines) in passages.items()
+        }
     return family
 
 
@@ -131,8 +139,14 @@ def grades(families: list[dict]) -> dict[str, dict[str, int]]:
     if path.is_file():
         with open(path, encoding="utf-8", newline="") as file:
             for number, row in enumerate(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 2):
-                if row["query-id"] not in table or row["corpus-id"] not in known or row["grade"] not in ("0", "1", "2", "3"):
-                    raise SourceError(f"{path.name}:{number}: {row}: unknown query, unknown passage, or a grade that is not 0 to 3")
+                if (
+                    row["query-id"] not in table
+                    or row["corpus-id"] not in known
+                    or row["grade"] not in ("0", "1", "2", "3")
+                ):
+                    raise SourceError(
+                        f"{path.name}:{number}: {row}: unknown query, unknown passage, or a grade that is not 0 to 3"
+                    )
                 table[row["query-id"]][row["corpus-id"]] = int(row["grade"])
     return {query: judged for query, judged in table.items() if judged}
 
@@ -176,7 +190,9 @@ def handbook_files(lang: str) -> dict[str, str]:
         with open(CITY / "handbook" / f"queries-{path.stem}.tsv", encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
                 if row[f"quote_{lang}"] not in text:
-                    raise SourceError(f"queries-{path.stem}.tsv: {row['id']}: the {lang} quote does not stand in the chapter")
+                    raise SourceError(
+                        f"queries-{path.stem}.tsv: {row['id']}: the {lang} quote does not stand in the chapter"
+                    )
                 details = {"section": int(row["section"]), "quote": row[f"quote_{lang}"]}
                 queries.append({"_id": row["id"], "text": row[lang]} | details)
                 judged[row["id"]] = {path.stem: 3}
@@ -205,17 +221,17 @@ def training_rows(families: list[dict], judged: dict, lang: str, n_negatives: in
 
 
 def bm25_order(texts: dict[str, str], questions: dict[str, str]) -> dict[str, list[str]]:
-    """Hard negatives: the 30 best of BM25, those of the query's own family (the near-twins) first.
-
-    A query that shares no word with any text has its family's texts in their order, so that none is without negatives.
-    """
+    """Hard negatives: BM25's order of the query's own family (the near-twins), then its best passages of other families."""
     from retrieval_lab.corpora import Collection
     from retrieval_lab.lexical import BM25
 
-    run = BM25(Collection("train", "", "train", LICENCE, texts, questions, {})).search(questions, 30)
-    family = {query: query.rsplit(".", 1)[0] for query in questions}
-    order = {q: sorted(docs, key=lambda doc: (not doc.startswith(family[q] + "."), -docs[doc])) for q, docs in run.items()}
-    return {q: docs + [doc for doc in texts if doc.startswith(family[q] + ".") and doc not in docs] for q, docs in order.items()}
+    run = BM25(Collection("train", "", "train", LICENCE, texts, questions, {})).search(questions, len(texts))
+    order = {}
+    for query, scores in run.items():
+        twins = [doc for doc in texts if doc.startswith(query.rsplit(".", 1)[0] + ".")]
+        others = [doc for doc in scores if doc not in twins]  # a paraphrase may share no word with any passage
+        order[query] = sorted(twins, key=lambda doc: -scores.get(doc, 0.0)) + others
+    return order
 
 
 def training_files(rows: list[dict], lang: str, sample: int | None = SAMPLE) -> dict[str, str]:
@@ -223,9 +239,17 @@ def training_files(rows: list[dict], lang: str, sample: int | None = SAMPLE) -> 
     pair = [{"query": row["query"], "pos": row["pos"]} for row in rows]
     triplet = [one | {"neg": row["neg"]} for one, row in zip(pair, rows, strict=True)]
     few = rows[::21][:sample] if sample else rows  # every 21st: all families take part
-    scored = [{"query": r["query"], "pos": [t for t, _ in r["graded"]], "scores": [g / 3 for _, g in r["graded"]]} for r in few]
-    graded = [{"query": r["query"], "pos": [t for t, _ in r["graded"]], "pos_scores": [g for _, g in r["graded"]]} for r in few]
-    graded = [one | {"neg": row["neg"], "neg_scores": [0] * len(row["neg"])} for one, row in zip(graded, few, strict=True)]
+    scored = [
+        {"query": r["query"], "pos": [t for t, _ in r["graded"]], "scores": [g / 3 for _, g in r["graded"]]}
+        for r in few
+    ]
+    graded = [
+        {"query": r["query"], "pos": [t for t, _ in r["graded"]], "pos_scores": [g for _, g in r["graded"]]}
+        for r in few
+    ]
+    graded = [
+        one | {"neg": row["neg"], "neg_scores": [0] * len(row["neg"])} for one, row in zip(graded, few, strict=True)
+    ]
     graded = [drop_repeats(row) for row in graded]
     flat = [{"query": r["query"], "content": text, "score": g / 3} for r in few for text, g in r["graded"]]
     named = {"pair": pair, "triplet": triplet, "scored": scored, "graded": graded, "flat": flat}
@@ -266,7 +290,9 @@ def main() -> int:
     if not options.check:
         write(files, DATA)
         return 0
-    stale = [n for n, text in files.items() if not (DATA / n).is_file() or (DATA / n).read_text(encoding="utf-8") != text]
+    stale = [
+        n for n, text in files.items() if not (DATA / n).is_file() or (DATA / n).read_text(encoding="utf-8") != text
+    ]
     for name in stale:
         print(f"data/{name} differs from its sources; run `python data/build.py`", file=sys.stderr)
     return 1 if stale else 0

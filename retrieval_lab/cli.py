@@ -25,7 +25,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="retrieval-lab", description="Fine-tune and measure retrieval models.")
     commands = parser.add_subparsers(dest="command", required=True)
     both = argparse.ArgumentParser(add_help=False)
-    both.add_argument("--lang", choices=LANGUAGES, help="language of text and messages (default: RETRIEVAL_LAB_LANG, or en)")
+    both.add_argument(
+        "--lang", choices=LANGUAGES, help="language of text and messages (default: RETRIEVAL_LAB_LANG, or en)"
+    )
 
     demo = commands.add_parser("demo", parents=[both], help="BM25, zero-shot, fine-tuned, fused: one table, one figure")
     demo.add_argument("--profile", choices=PROFILES, help="smoke, fast (default) or full")
@@ -59,7 +61,12 @@ def _demo(options) -> int:
     table = demo.run(lang, folder)
     print(f"\n{table.to_string(float_format='{:.3f}'.format)}\n")
     print(say(en="Each row is compared with the one above it.", zh="每一行与它上面一行比较。"))
-    print(say(en=f"figure: {folder}/figure.png   model: {folder}/model", zh=f"图：{folder}/figure.png   模型：{folder}/model"))
+    print(
+        say(
+            en=f"figure: {folder}/figure.png   model: {folder}/model",
+            zh=f"图：{folder}/figure.png   模型：{folder}/model",
+        )
+    )
     return 0
 
 
@@ -98,7 +105,7 @@ def _doctor(options) -> int:
     given = {"validation": options.validation, "tokenizer": tokenizer, "max_length": options.max_length}
     diagnosis = doctor.diagnose(options.files, lang=options.lang, **given)
     print(diagnosis)
-    return 1 if diagnosis.findings else 0
+    return 0 if diagnosis.ok else 1
 
 
 def _corpus_check(options) -> int:

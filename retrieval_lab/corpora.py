@@ -125,10 +125,15 @@ def _rows(path: Path) -> dict[str, dict]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as problem:
-                en, zh = f"not JSON ({problem.msg} at column {problem.colno})", f"不是 JSON（{problem.msg}，第 {problem.colno} 列）"
+                en, zh = (
+                    f"not JSON ({problem.msg} at column {problem.colno})",
+                    f"不是 JSON（{problem.msg}，第 {problem.colno} 列）",
+                )
                 raise _broken(path, number, en, zh) from None
             if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("_id", "text")):
-                raise _broken(path, number, 'a record needs "_id" and "text", both strings', '记录要有字符串 "_id" 和 "text"')
+                raise _broken(
+                    path, number, 'a record needs "_id" and "text", both strings', '记录要有字符串 "_id" 和 "text"'
+                )
             if row["_id"] in rows:
                 raise _broken(path, number, f"the id {row['_id']!r} stands twice", f"编号 {row['_id']!r} 出现两次")
             rows[row["_id"]] = row
@@ -159,9 +164,13 @@ def _read_qrels(folder: Path, split: str) -> dict[str, dict[str, int]]:
 def _collection(folder: Path, lang, split, corpus, rows, qrels) -> Collection:
     for query_id, judged in qrels.items():
         if query_id not in rows:
-            raise ValueError(f"{folder}: qrels/{split}.tsv judges query {query_id!r}, which queries.jsonl does not have")
+            raise ValueError(
+                f"{folder}: qrels/{split}.tsv judges query {query_id!r}, which queries.jsonl does not have"
+            )
         if missing := [doc_id for doc_id in judged if doc_id not in corpus]:
-            raise ValueError(f"{folder}: qrels/{split}.tsv names document {missing[0]!r}, which corpus.jsonl does not have")
+            raise ValueError(
+                f"{folder}: qrels/{split}.tsv names document {missing[0]!r}, which corpus.jsonl does not have"
+            )
     card = json.loads((folder / "card.json").read_text(encoding="utf-8")) if (folder / "card.json").is_file() else {}
     return Collection(
         name=card.get("name", folder.name),

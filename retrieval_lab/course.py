@@ -61,17 +61,25 @@ def check(name: str, answer: Callable, expected, tolerance: float = 1e-5) -> boo
     try:
         found = answer()
         if found is None or found is ...:
-            return _verdict(name, False, say(en="not filled in yet: replace the ...", zh="还没有填：把 ... 换成你的代码"))
+            return _verdict(
+                name, False, say(en="not filled in yet: replace the ...", zh="还没有填：把 ... 换成你的代码")
+            )
         if _equal(found, expected, tolerance):
             return _verdict(name, True, "")
-        why = say(en=f"got {_short(found)}, expected {_short(expected)}", zh=f"得到 {_short(found)}，应为 {_short(expected)}")
+        why = say(
+            en=f"got {_short(found)}, expected {_short(expected)}", zh=f"得到 {_short(found)}，应为 {_short(expected)}"
+        )
     except Exception as problem:  # whatever a learner's code or value raises is shown to the learner
         why = f"{type(problem).__name__}: {problem}"
     return _verdict(name, False, why)
 
 
 def _verdict(name: str, right: bool, why: str) -> bool:
-    print(say(en=f"{name}: right ✓", zh=f"{name}：正确 ✓") if right else say(en=f"{name}: not yet. {why}", zh=f"{name}：还不对。{why}"))
+    print(
+        say(en=f"{name}: right ✓", zh=f"{name}：正确 ✓")
+        if right
+        else say(en=f"{name}: not yet. {why}", zh=f"{name}：还不对。{why}")
+    )
     return right
 
 

@@ -6,6 +6,7 @@ tokenizers library has NFKC), then named tensors that are either fp32 or blocks 
 """
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def _read_vocabulary(cursor: _Cursor, n_pieces: int) -> list[tuple[str, float]]:
     offsets = cursor.array("<u4", n_pieces + 1)
     scores = cursor.array("<f4", n_pieces).tolist()
     blob = cursor.bytes(n_bytes)
-    pieces = [blob[a:b].decode() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    pieces = [blob[a:b].decode() for a, b in pairwise(offsets)]
     return list(zip(pieces, scores, strict=True))
 
 

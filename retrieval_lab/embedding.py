@@ -81,7 +81,9 @@ def encode(model, texts: list[str], kind: str = "document", budget: int = 2048) 
     from tqdm.auto import tqdm
 
     if kind not in ("query", "document"):
-        raise ValueError(say(en=f"kind={kind!r}; use 'query' or 'document'", zh=f"kind={kind!r}；只能是 'query' 或 'document'"))
+        raise ValueError(
+            say(en=f"kind={kind!r}; use 'query' or 'document'", zh=f"kind={kind!r}；只能是 'query' 或 'document'")
+        )
     if isinstance(texts, str):
         raise ValueError(
             say(
@@ -90,9 +92,12 @@ def encode(model, texts: list[str], kind: str = "document", budget: int = 2048) 
             )
         )
     call = {"query": model.encode_query, "document": model.encode_document}[kind]
-    lengths = _token_lengths(model, texts)
+    prompt = _prompt(model, kind)
+    lengths = _token_lengths(model, [prompt + text for text in texts])
     vectors = np.zeros((len(texts), model.get_embedding_dimension()), np.float32)
-    with tqdm(total=sum(lengths), unit="token", unit_scale=True, desc=f"encode {kind}", leave=False, disable=len(texts) < 64) as bar:
+    with tqdm(
+        total=sum(lengths), unit="token", unit_scale=True, desc=f"encode {kind}", leave=False, disable=len(texts) < 64
+    ) as bar:
         for batch in batching.token_budget(lengths, budget):
             chosen = [texts[i] for i in batch]
             vectors[batch] = call(chosen, batch_size=len(batch), normalize_embeddings=True, show_progress_bar=False)
@@ -158,13 +163,14 @@ def _checked_columns(data) -> list[str]:
 def _arguments(model, columns: list[str], config: Config, sampler):
     from sentence_transformers import SentenceTransformerTrainingArguments
 
-    prompt = {name: _prompt(model, ["query"] if name == "query" else ["document", "passage", "corpus"]) for name in columns}
+    prompt = {name: _prompt(model, "query" if name == "query" else "document") for name in columns}
     prompts = {name: text for name, text in prompt.items() if text}
     return SentenceTransformerTrainingArguments(**config.arguments(), prompts=prompts or None, batch_sampler=sampler)
 
 
-def _prompt(model, names: list[str]) -> str:
-    """The prompt that encode_query or encode_document would use: the first of these names that the model has."""
+def _prompt(model, kind: str) -> str:
+    """The prompt that encode_query or encode_document uses: of the first name that the model has, even if it is empty."""
+    names = ["query"] if kind == "query" else ["document", "passage", "corpus"]
     return next((model.prompts[name] for name in names if name in model.prompts), None) or ""
 
 

@@ -81,7 +81,9 @@ class BM25:
         self.index = bm25s.BM25(k1=k1, b=b, method="lucene")
         words = [tokenise(text) for text in collection.corpus.values()]
         if not any(words):
-            raise ValueError(f"none of the {len(words)} documents of {collection.name!r} holds a word; was the corpus read?")
+            raise ValueError(
+                f"none of the {len(words)} documents of {collection.name!r} holds a word; was the corpus read?"
+            )
         self.index.index(words, show_progress=False)
 
     def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:

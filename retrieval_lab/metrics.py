@@ -31,9 +31,13 @@ def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False, r
     import ir_measures
 
     if unknown := [query_id for query_id in run if query_id not in qrels]:
-        raise ValueError(f"the run has query {unknown[0]!r} ({len(unknown)} in all) without judgements; search only judged queries")
+        raise ValueError(
+            f"the run has query {unknown[0]!r} ({len(unknown)} in all) without judgements; search only judged queries"
+        )
     if not qrels:
-        raise ValueError("there is no judged query, so there is nothing to average; was the collection filtered to nothing?")
+        raise ValueError(
+            "there is no judged query, so there is nothing to average; was the collection filtered to nothing?"
+        )
     measures = {name: _measure(name, relevant) for name in metrics}
     place = {query_id: i for i, query_id in enumerate(qrels)}
     values = {name: np.zeros(len(qrels)) for name in metrics}
@@ -45,10 +49,14 @@ def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False, r
 
 def _plain(run: dict) -> dict:
     """The run with Python's own numbers, which pytrec_eval insists on, and without queries that found nothing."""
-    plain = {query_id: {doc_id: float(score) for doc_id, score in docs.items()} for query_id, docs in run.items() if docs}
+    plain = {
+        query_id: {doc_id: float(score) for doc_id, score in docs.items()} for query_id, docs in run.items() if docs
+    }
     for query_id, docs in plain.items():
         if bad := [doc_id for doc_id, score in docs.items() if score != score]:
-            raise ValueError(f"the score of document {bad[0]!r} for query {query_id!r} is NaN; such a run has no order: mend the system")
+            raise ValueError(
+                f"the score of document {bad[0]!r} for query {query_id!r} is NaN; such a run has no order: mend the system"
+            )
     return plain
 
 
@@ -62,7 +70,9 @@ def _measure(name: str, relevant: int):
         if measure.params.get("cutoff", 1) < 1:  # trec_eval would end the process
             raise ValueError("the number after @ must be 1 or more")
     except (NameError, ValueError, SyntaxError, AssertionError) as problem:
-        raise ValueError(f"metric {name!r} is not known ({problem}); try one of {', '.join(DEFAULT)}, MAP, Hit@5") from None
+        raise ValueError(
+            f"metric {name!r} is not known ({problem}); try one of {', '.join(DEFAULT)}, MAP, Hit@5"
+        ) from None
     return measure(rel=relevant) if "rel" in measure.SUPPORTED_PARAMS else measure
 
 

@@ -10,8 +10,25 @@ from retrieval_lab import metrics
 from retrieval_lab.profiles import language
 
 # Okabe & Ito 2008: told apart by colour-blind readers too.
-COLOURS = {"blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "red": "#D55E00", "grey": "#8a8a8a", "pink": "#CC79A7"}
-CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "PingFang SC", "Microsoft YaHei", "SimHei", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Arial Unicode MS")
+COLOURS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "red": "#D55E00",
+    "grey": "#8a8a8a",
+    "pink": "#CC79A7",
+}
+CJK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "SimHei",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Arial Unicode MS",
+)
 
 
 @cache
@@ -27,7 +44,9 @@ def style() -> None:
     """House style for all figures of this process; says so once when Chinese labels cannot be drawn."""
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"figure.figsize": (7, 3.6), "figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams.update(
+        {"figure.figsize": (7, 3.6), "figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False}
+    )
     plt.rcParams.update({"axes.titleloc": "left", "axes.titlesize": 11, "axes.unicode_minus": False})
     if chinese_font():
         plt.rcParams["font.sans-serif"] = [chinese_font(), "DejaVu Sans"]
@@ -64,9 +83,16 @@ def comparison(table, ax=None):
     ax.axvline(means.iloc[0], color=COLOURS["grey"], lw=0.8, ls=":")
     ax.set_yticks(range(len(table)), table.index)
     ax.set_ylim(len(table) - 0.5, -0.7)
-    ax.set_xlabel(label(en=f"{metric}, mean and 95 % interval over queries", zh=f"{metric}：均值与 95 % 置信区间（按查询）"))
+    ax.set_xlabel(
+        label(en=f"{metric}, mean and 95 % interval over queries", zh=f"{metric}：均值与 95 % 置信区间（按查询）")
+    )
     gain = means.max() - means.iloc[0]
-    ax.set_title(label(en=f"{means.idxmax()}: {gain:+.3f} over {means.index[0]}", zh=f"{means.idxmax()} 比 {means.index[0]} 高 {gain:+.3f}"))
+    ax.set_title(
+        label(
+            en=f"{means.idxmax()}: {gain:+.3f} over {means.index[0]}",
+            zh=f"{means.idxmax()} 比 {means.index[0]} 高 {gain:+.3f}",
+        )
+    )
     return ax
 
 
@@ -104,7 +130,9 @@ def map_2d(points, groups: list[str], is_query: list[bool], title: str, ax=None)
         If there are more groups than colours.
     """
     if len(set(groups)) > len(COLOURS):
-        raise ValueError(f"{len(set(groups))} groups, but only {len(COLOURS)} colours that stay apart; show fewer groups")
+        raise ValueError(
+            f"{len(set(groups))} groups, but only {len(COLOURS)} colours that stay apart; show fewer groups"
+        )
     ax = ax or _axes(height=4.2)
     points, groups, is_query = np.asarray(points), np.asarray(groups), np.asarray(is_query)
     for colour, group in zip(COLOURS.values(), dict.fromkeys(groups.tolist()), strict=False):

@@ -48,7 +48,9 @@ def _unit(vectors: np.ndarray, what: str) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     bad = ~np.isfinite(norms) | (norms == 0)
     if bad.any():
-        raise ValueError(f"{what} {int(np.argmax(bad))} has a vector of length {norms[bad][0]}: it has no direction; was the text or the model broken?")
+        raise ValueError(
+            f"{what} {int(np.argmax(bad))} has a vector of length {norms[bad][0]}: it has no direction; was the text or the model broken?"
+        )
     return vectors / norms
 
 
@@ -122,7 +124,9 @@ def fingerprint(model) -> str:
     for module in model:
         if hasattr(module, "pooling_mode"):
             digest.update(f"{module.pooling_mode}{module.include_prompt}".encode())
-    digest.update(str(model.tokenizer(PROBE)["input_ids"]).encode())  # the same weights under other tokens: other vectors
+    digest.update(
+        str(model.tokenizer(PROBE)["input_ids"]).encode()
+    )  # the same weights under other tokens: other vectors
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -26,7 +26,13 @@ def tokenizer(eos_as_pad: bool = False):
     )
 
 
-_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 128}
+_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+}
 
 
 def folder(architecture: str, path: str | Path, seed: int = 0) -> Path:
@@ -46,7 +52,9 @@ def folder(architecture: str, path: str | Path, seed: int = 0) -> Path:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     text = tokenizer(eos_as_pad=architecture in ("llama", "qwen2", "gemma"))
-    kind = {"bert": AutoModel, "xlm-roberta": AutoModel, "modernbert": AutoModel}.get(architecture, AutoModelForCausalLM)
+    kind = {"bert": AutoModel, "xlm-roberta": AutoModel, "modernbert": AutoModel}.get(
+        architecture, AutoModelForCausalLM
+    )
     sizes = dict(_SIZES)
     if kind is AutoModelForCausalLM:
         sizes |= {"num_key_value_heads": 2, "head_dim": 8, "eos_token_id": 2, "bos_token_id": 1}

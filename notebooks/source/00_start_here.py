@@ -5,7 +5,7 @@
 # * score documents with BM25 by hand, then with the library, and get the same numbers;
 # * compute MRR and nDCG by hand, then with the library;
 # * search by meaning with a pretrained model, and read a comparison table with its confidence interval.
-# %% [markdown] slug="objectives" lang="zh"
+# %% [markdown] slug="objectives" lang="zh" of="34c38ee7"
 # 这一课里，你会
 #
 # * 认识一座虚构城市的帮助中心：文档、提问和相关性标注；
@@ -17,7 +17,7 @@
 #
 # Somebody types a question; you hold a few hundred texts; you return them in an order, the one that answers first.
 # Everything in this course is about that order: who decides it, how good it is, and how training changes it.
-# %% [markdown] slug="what" lang="zh"
+# %% [markdown] slug="what" lang="zh" of="e919fe74"
 # ## 检索是什么
 #
 # 有人输入一个问题，你手里有几百篇文档；你要排出一个顺序，能回答问题的排在最前面。
@@ -31,7 +31,7 @@ city
 # The texts come from the help centre of Heronbridge, a city that does not exist. No model has read them in
 # pretraining, so none can answer from memory. They come in **families of near-twins**: ten passages about
 # shared bicycles differ in who, when, where and how much. Here is one of them.
-# %% [markdown] slug="corpus" lang="zh"
+# %% [markdown] slug="corpus" lang="zh" of="fec9ecfa"
 # 这些文本来自鹭桥市的帮助中心，而这座城市并不存在。模型在预训练时没有读过它们，没法凭记忆作答。
 # 文档按**家族**成组，同组十来篇非常相像：都讲共享单车，只在谁能用、何时、何地、多少钱上有区别。先看其中一篇。
 # %% slug="passage"
@@ -40,7 +40,7 @@ print(city.corpus["cycle-hire.cargo"])
 # A query has a type, and judges gave grades to passages: 3 answers it fully, 2 in part, 1 is the same family
 # but the wrong item. One query in three uses a **nickname** that citizens have for an office or a card.
 # No passage explains these, as in most organisations. Keep an eye on them: they are what training will teach.
-# %% [markdown] slug="queries" lang="zh"
+# %% [markdown] slug="queries" lang="zh" of="be393741"
 # 每个查询都有类型，标注员给文档打了分：3 分完全回答，2 分回答一部分，1 分是同一家族、但不是要找的那一篇。
 # 大约三分之一的查询用了市民给机构、卡片起的**俗名**，没有一篇文档解释它们，多数单位里的情形也是这样。
 # 记住这些俗名：训练要教会模型的就是它们。
@@ -60,7 +60,7 @@ pd.DataFrame(rows)[["type", "query", "nicknames", "grades"]]
 #
 # $$\text{score}(q, d) = \sum_{w \in q} \text{idf}(w)\,
 # \frac{f(w, d)}{f(w, d) + k_1\,(1 - b + b\,|d| / \overline{|d|})}$$
-# %% [markdown] slug="bm25" lang="zh"
+# %% [markdown] slug="bm25" lang="zh" of="5ec68729"
 # ## 手算 BM25
 #
 # 经典做法只看词。词在整个文档集里越少见，分量越重（这叫 **idf**）；在这篇文档里出现得越多，得分越高，
@@ -77,7 +77,7 @@ docs = {
 # %% [markdown] slug="idf" lang="en"
 # With $N$ documents of which $n$ hold the word, Lucene's idf is $\ln(1 + (N - n + 0.5)/(n + 0.5))$.
 # Fill in the line marked `...`; the check below tells you whether it is right, and a folded cell has the solution.
-# %% [markdown] slug="idf" lang="zh"
+# %% [markdown] slug="idf" lang="zh" of="4241968b"
 # 共 $N$ 篇文档，其中 $n$ 篇含有这个词，Lucene 采用的 idf 是 $\ln(1 + (N - n + 0.5)/(n + 0.5))$。
 # 把 `...` 那一行补上；下面的检查会告诉你对不对，折叠的单元格里有参考答案。
 # %% slug="ex-idf" tags=["exercise"]
@@ -87,14 +87,18 @@ import math
 def idf(word):
     n = sum(word in words for words in docs.values())
     return math.log(1 + (len(docs) - n + 0.5) / (n + 0.5))  # solution: use math.log
+
+
 # %% slug="check-idf" tags=["check"]
 from retrieval_lab.course import check
 
 check("idf", lambda: [idf("pass"), idf("student")], [0.1335314, 0.9808293])
+
+
 # %% [markdown] slug="idf-read" lang="en"
 # *pass* stands in all three documents and says nearly nothing; *student* stands in one and says a lot.
 # Now the whole score, and the library beside it.
-# %% [markdown] slug="idf-read" lang="zh"
+# %% [markdown] slug="idf-read" lang="zh" of="a42fa702"
 # *pass* 三篇都有，几乎不提供信息；*student* 只在一篇里出现，分量很重。
 # 接着算完整的得分，再与库的结果对照。
 # %% slug="bm25-by-hand"
@@ -119,7 +123,7 @@ library
 # %% [markdown] slug="bm25-real" lang="en"
 # Equal to six digits. On real text the words are first cut out: English is stemmed, Chinese is cut into words by
 # jieba. Then the same formula runs over all 518 passages.
-# %% [markdown] slug="bm25-real" lang="zh"
+# %% [markdown] slug="bm25-real" lang="zh" of="98a5a534"
 # 六位小数都一致。换成真实文本，先要切词：英文取词干，中文用 jieba 切成词。然后同一个公式算遍 518 篇文档。
 # %% slug="bm25-search"
 from retrieval_lab import lexical
@@ -127,13 +131,15 @@ from retrieval_lab import lexical
 print(lexical.tokenise(city.queries["cycle-hire.q05"]))
 words = lexical.BM25(city)
 words.search({"q": city.queries["cycle-hire.q05"]}, k=3)
+
+
 # %% [markdown] slug="metrics" lang="en"
 # ## How good is an order?
 #
 # Say a system returns four passages with the grades 1, 0, 3, 0, and a grade-2 passage is not returned at all.
 # **Reciprocal rank** asks: at which rank is the first relevant one (grade 2 or more)? **nDCG** adds up the grades,
 # each divided by $\log_2(\text{rank}+1)$, and divides by the best sum that any order could reach.
-# %% [markdown] slug="metrics" lang="zh"
+# %% [markdown] slug="metrics" lang="zh" of="5be6c94a"
 # ## 怎样衡量一个顺序
 #
 # 假设系统返回四篇文档，得分依次是 1、0、3、0，另有一篇 2 分的没有返回。
@@ -144,6 +150,8 @@ def dcg(grades):
     # the grade at rank r counts 1 / log2(r + 1); ranks start at 1
     ranked = enumerate(grades, 1)  # solution: enumerate(grades, 1) gives the ranks
     return sum(grade / math.log2(rank + 1) for rank, grade in ranked)  # solution
+
+
 # %% slug="check-ndcg" tags=["check"]
 check("dcg", lambda: [dcg([3]), dcg([0, 0, 1])], [3.0, 0.5])
 # %% slug="metrics-library"
@@ -158,7 +166,7 @@ library
 # %% [markdown] slug="metrics-trap" lang="en"
 # The ideal order, 3, 2, 1, counts the passage that was missed. Leaving it out is a common bug: it would give
 # a system full marks for returning one good passage and hiding the rest.
-# %% [markdown] slug="metrics-trap" lang="zh"
+# %% [markdown] slug="metrics-trap" lang="zh" of="2385bce4"
 # 理想顺序 3、2、1 把漏掉的那一篇也算进去。漏算是常见的错误：那样的话，
 # 系统只返回一篇好文档、把其余的全藏起来，也能拿满分。
 # %% [markdown] slug="dense" lang="en"
@@ -166,7 +174,7 @@ library
 #
 # A pretrained encoder turns each text into a vector, so that texts of like meaning point the same way; lesson 01
 # opens it up. Here it is a black box with the same `search` as BM25. Encoding 518 passages takes half a minute.
-# %% [markdown] slug="dense" lang="zh"
+# %% [markdown] slug="dense" lang="zh" of="f9a4bb51"
 # ## 按语义检索
 #
 # 预训练编码器把每段文本变成一个向量，意思相近的文本指向相近的方向；第 01 课会把它拆开来看。
@@ -189,19 +197,19 @@ experiment.show(table)
 # drawing the queries again 10,000 times: if it holds 0, another set of questions could well have turned the order
 # around. **p** is how often swapping the two systems' results at random gives a difference this large.
 # Neither says anything about texts unlike these.
-# %% [markdown] slug="read-table" lang="zh"
+# %% [markdown] slug="read-table" lang="zh" of="97634d8e"
 # 看 *dense* 这一行。Δ 是它的 nDCG@10 减去 BM25 的，用的是同一批查询。
 # **置信区间**来自对查询重抽 10,000 次：区间里含有 0，就说明换一批问题，高下可能颠倒。
 # **p** 是随机对调两个系统的结果时，出现这么大差距的频率。两者都不能说明别的文本上会怎样。
 # %% slug="plot"
 from retrieval_lab import plots
 
-plots.comparison(table);
+ax = plots.comparison(table)
 # %% [markdown] slug="by-type" lang="en"
 # A mean hides who wins where. Look at each type of query on its own.
 #
 # Alt text of the figure above: one dot a system with its interval; the text below needs only the table.
-# %% [markdown] slug="by-type" lang="zh"
+# %% [markdown] slug="by-type" lang="zh" of="a989d850"
 # 平均值看不出谁在哪里占优。把各类查询分开看。
 #
 # 上图说明：每个系统一个点，横线是置信区间；下文只用到表中的数。
@@ -229,7 +237,7 @@ pd.DataFrame(columns).round(2)
 # **Further reading.** Robertson & Zaragoza 2009, *The Probabilistic Relevance Framework: BM25 and Beyond*;
 # Järvelin & Kekäläinen 2002, *Cumulated gain-based evaluation of IR techniques*; Sakai 2006, on the bootstrap;
 # Thakur et al. 2021, *BEIR*.
-# %% [markdown] slug="recap" lang="zh"
+# %% [markdown] slug="recap" lang="zh" of="a184ecae"
 # ## 回顾
 #
 # 你认识了一个测试集（文档、查询、标注），分别用 BM25 和预训练编码器检索，量出各自的好坏，

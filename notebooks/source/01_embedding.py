@@ -39,10 +39,14 @@ with torch.no_grad():
     tokens = model[0].auto_model(**batch).last_hidden_state
 mask = batch["attention_mask"]
 tokens.shape, mask.tolist()
+
+
 # %% slug="ex-mean-pool" tags=["exercise"]
 def mean_pool(tokens, mask):  # (n, length, dim), (n, length)
     mask = mask.unsqueeze(-1)  # (n, length, 1)
-    return (tokens * mask).sum(1) / mask.sum(1)  # solution: sum of real tokens / their number
+    return (tokens * mask).sum(1) / mask.sum(1)  # solution: sum / number
+
+
 # %% slug="check-mean-pool" tags=["check"]
 from retrieval_lab.course import check
 
@@ -72,6 +76,8 @@ assert np.allclose(by_hand, library, atol=1e-5)
 # 漏掉或加了两遍都不会报错，只会变差。提示词和模型一起保存，`encode_query`、`encode_document` 会各加一次。
 # %% slug="show-prompts"
 model.prompts
+
+
 # %% [markdown] slug="loss" lang="en"
 # ## The loss: find your own answer among the batch
 #
@@ -89,6 +95,8 @@ def info_nce(queries, docs, temperature=0.05):  # both (n, dim), rows of length 
     scores = queries @ docs.T / temperature  # solution: (n, n) cosines / temperature
     log_softmax = scores - scores.logsumexp(dim=1, keepdim=True)  # solution
     return -log_softmax.diagonal().mean()  # solution: the right class is the diagonal
+
+
 # %% slug="check-info-nce" tags=["check"]
 check("info_nce", lambda: info_nce(torch.eye(2), torch.eye(2), 1.0), 0.3132617)
 # %% [markdown] slug="loss-hand" lang="en"
@@ -180,7 +188,7 @@ experiment.show(table)
 # %% slug="plot-after"
 from retrieval_lab import plots
 
-plots.comparison(table);
+ax = plots.comparison(table)
 # %% [markdown] slug="nicknames" lang="en"
 # ## What did it learn?
 #
@@ -193,7 +201,6 @@ plots.comparison(table);
 # %% slug="nickname-gain"
 import pandas as pd
 
-from retrieval_lab import metrics
 
 groups = {
     "with nickname": city.where(nicknames=bool),
@@ -258,7 +265,7 @@ for ax, index in zip(axes, [zero_shot, tuned], strict=True):
 # 相信提升之前，先读一读变差最多的几条：它们暴露训练数据没有覆盖到的地方，或者标注本身有误。
 # %% slug="plot-worse"
 before, after = scores["zero-shot"], scores["fine-tuned"]
-plots.differences(before, after)
+ax = plots.differences(before, after)
 worst = (after - before).sort_values().head(3)
 [(city.queries[q], round(change, 2)) for q, change in worst.items()]
 # %% [markdown] slug="save" lang="en"
@@ -283,6 +290,8 @@ with tempfile.TemporaryDirectory() as folder:
 same = again.encode_query(texts, batch_size=1, normalize_embeddings=True)
 assert np.allclose(same, embedding.encode(model, texts, "query"), atol=1e-5)
 again
+
+
 # %% [markdown] slug="exercise-text" lang="en"
 # ## Exercise: which other pooling?
 #
@@ -296,6 +305,8 @@ again
 # %% slug="ex-cls-pool" tags=["exercise"]
 def cls_pool(tokens):  # (n, length, dim)
     return tokens[:, 0]  # solution: the first token of each text
+
+
 # %% slug="check-cls-pool" tags=["check"]
 check("cls_pool", lambda: cls_pool(two_tokens), [[1.0, 0.0]])
 # %% [markdown] slug="recap" lang="en"
