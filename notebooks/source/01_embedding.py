@@ -5,7 +5,7 @@
 # * write the loss that trains it in two lines, and get the library's number;
 # * fine-tune a pretrained encoder on this city's questions, in minutes on a CPU;
 # * measure the gain with its interval, and see which queries it hurt.
-# %% [markdown] slug="objectives" lang="zh"
+# %% [markdown] slug="objectives" lang="zh" of="d1def826"
 # 这一课里，你会
 #
 # * 亲手把一段文本变成一个向量，与模型给出的数一致；
@@ -25,7 +25,7 @@ model
 # The encoder gives each token a vector of 384 numbers that depends on its neighbours. Two texts rarely have the
 # same number of tokens, so each text first has to become **one** vector. The most common way is the average over its
 # real tokens; padding, which only fills the batch up, must not count.
-# %% [markdown] slug="tokens" lang="zh"
+# %% [markdown] slug="tokens" lang="zh" of="16fbfa5b"
 # ## 从词元到一个向量
 #
 # 编码器给每个词元一个 384 维的向量，向量随上下文而变。两段文本的词元数往往不同，
@@ -56,7 +56,7 @@ check("mean_pool", lambda: mean_pool(two_tokens, real), [[2.0, 1.0]])
 # %% [markdown] slug="unit" lang="en"
 # Only the direction of a vector carries meaning here, so each is scaled to length 1. The dot product of two such
 # vectors is their **cosine**: 1 for the same direction, 0 for unrelated ones.
-# %% [markdown] slug="unit" lang="zh"
+# %% [markdown] slug="unit" lang="zh" of="1d35c98e"
 # 这里只有方向带着语义，所以把每个向量缩放到长度 1。两个这样的向量做点积，得到的就是**余弦**：
 # 方向相同为 1，毫不相干为 0。
 # %% slug="by-hand"
@@ -71,7 +71,7 @@ assert np.allclose(by_hand, library, atol=1e-5)
 # Equal to the model's own `encode`. Some encoders were trained with a short **prompt** before each text, "query: "
 # or "passage: "; leaving it out, or putting it in twice, costs quality without an error message. It is saved with the
 # model, and `encode_query` and `encode_document` put it in once.
-# %% [markdown] slug="prompts" lang="zh"
+# %% [markdown] slug="prompts" lang="zh" of="4ed3bc08"
 # 与模型自己的 `encode` 一致。有些编码器训练时在每段文本前加一小段**提示词**，如 "query: " 或 "passage: "；
 # 漏掉或加了两遍都不会报错，只会变差。提示词和模型一起保存，`encode_query`、`encode_document` 会各加一次。
 # %% slug="show-prompts"
@@ -84,7 +84,7 @@ model.prompts
 # Training shows the model pairs of a query and the passage that answers it. In a batch of $n$ pairs, each query's
 # own passage is the right class and the other $n - 1$ are the wrong ones: **in-batch negatives**. The loss is the
 # cross-entropy of a softmax over cosines, divided by a **temperature**; 0.05 is common.
-# %% [markdown] slug="loss" lang="zh"
+# %% [markdown] slug="loss" lang="zh" of="d1fa2045"
 # ## 损失：在一批里认出自己的答案
 #
 # 训练时给模型看成对的查询和能回答它的文档。一批有 $n$ 对，对每个查询来说，自己的那篇是正确类别，
@@ -102,7 +102,7 @@ check("info_nce", lambda: info_nce(torch.eye(2), torch.eye(2), 1.0), 0.3132617)
 # %% [markdown] slug="loss-hand" lang="en"
 # By hand: both queries have the scores 1 and 0, so the loss is $-\ln\frac{e}{e + 1} = 0.3133$. The library's loss
 # on random vectors agrees:
-# %% [markdown] slug="loss-hand" lang="zh"
+# %% [markdown] slug="loss-hand" lang="zh" of="a3b035fd"
 # 手算：两个查询的得分都是 1 和 0，损失是 $-\ln\frac{e}{e + 1} = 0.3133$。换成随机向量，与库的损失也一致：
 # %% slug="loss-library"
 from sentence_transformers.sentence_transformer import losses
@@ -120,7 +120,7 @@ library
 # One JSON object a line: a query, passages that answer it, and hard negatives, near-twins that do not. They were
 # derived from the 30 families of the train split; the families in the test split are others. The doctor looks for
 # what usually goes wrong in such files, before any minute is spent on training.
-# %% [markdown] slug="data" lang="zh"
+# %% [markdown] slug="data" lang="zh" of="3d03fae9"
 # ## 训练文件
 #
 # 每行一个 JSON 对象：查询、能回答它的文档，以及难负例（很像、但答不了的文档）。
@@ -141,7 +141,7 @@ data[0]["query"]
 # ## Before
 #
 # First measure what is to be improved. Keep the vectors of the untouched model: they serve for the comparison later.
-# %% [markdown] slug="before" lang="zh"
+# %% [markdown] slug="before" lang="zh" of="acb32e58"
 # ## 微调之前
 #
 # 先量一量起点。未经微调的模型编码出的向量要留着，后面对比要用。
@@ -157,7 +157,7 @@ experiment.show(experiment.compare([words, zero_shot], city))
 # The trainer is sentence-transformers' own. Two things make it quick on a CPU: batches of texts of like length, and no
 # dropout. No batch holds a passage twice; otherwise a query would be pushed away from its own answer. In a
 # multilingual model the word table, 96 of 118 million weights, stays as it is.
-# %% [markdown] slug="train" lang="zh"
+# %% [markdown] slug="train" lang="zh" of="823c8729"
 # ## 微调
 #
 # 训练器是 sentence-transformers 自带的。在 CPU 上跑得快靠两点：长度相近的文本放在一批，不用 dropout。
@@ -180,9 +180,9 @@ table = experiment.compare([words, zero_shot, tuned, both], city, baseline="abov
 experiment.show(table)
 # %% [markdown] slug="read-after" lang="en"
 # Each row is compared with the one above. Look at *fine-tuned*: if its interval lies above 0, the gain over
-# *zero-shot* is more than the luck of these questions. It is a statement about this city's help centre; lesson 01b
-# asks what happened to other texts.
-# %% [markdown] slug="read-after" lang="zh"
+# *zero-shot* is more than the luck of these questions. It is a statement about this city's help centre; what
+# happened to other texts has to be measured on them.
+# %% [markdown] slug="read-after" lang="zh" of="a296f7ec"
 # 每一行与上面一行比较。看 *fine-tuned*：如果置信区间整个在 0 以上，相对 *zero-shot* 的提升就不只是碰巧。
 # 这个结论只针对这座城市的帮助中心；换成别的文本会怎样，要另外测量。
 # %% slug="plot-after"
@@ -194,7 +194,7 @@ ax = plots.comparison(table)
 #
 # Part of the answer is vocabulary. Queries with a nickname name an office or a card as only citizens do; the model
 # has met the nickname in training questions of *other* families.
-# %% [markdown] slug="nicknames" lang="zh"
+# %% [markdown] slug="nicknames" lang="zh" of="cfe6cd14"
 # ## 它学到了什么？
 #
 # 一部分是词汇。带俗名的查询用的是市民才懂的叫法；这些俗名，模型在训练时于*别的*家族的问题里见过。
@@ -214,7 +214,7 @@ pd.DataFrame(means).round(3)
 # is on the diagonal; training should make the diagonal stand out.
 #
 # Alt text: two 4 × 4 grids of cosines; darker means closer.
-# %% [markdown] slug="heatmap" lang="zh"
+# %% [markdown] slug="heatmap" lang="zh" of="8846cac7"
 # 同一家族里四个问题与四篇文档的余弦，左为微调前，右为微调后。对角线上是各自的正确文档；训练应当让对角线更突出。
 #
 # 图示：两个 4 × 4 的余弦矩阵，颜色越深越接近。
@@ -236,7 +236,7 @@ questions
 # %% [markdown] slug="map" lang="en"
 # The same vectors on a plane: five test families, passages as dots, their questions as crosses. The projection (PCA)
 # keeps only a small part of 384 dimensions; use it to see neighbourhoods, never to measure.
-# %% [markdown] slug="map" lang="zh"
+# %% [markdown] slug="map" lang="zh" of="5d57976c"
 # 把向量画到平面上：五个测试家族，圆点是文档，叉是提问。
 # 这种投影（PCA）只保留 384 维里的一小部分信息；可以看远近亲疏，不能拿来度量。
 # %% slug="plot-map"
@@ -258,7 +258,7 @@ for ax, index in zip(axes, [zero_shot, tuned], strict=True):
 #
 # A mean that rises still hides losses. Each bar is one query; blue gained, red lost. Read the worst ones before you
 # trust any gain: they show what the training data did not cover, or a judgement that is wrong.
-# %% [markdown] slug="worse" lang="zh"
+# %% [markdown] slug="worse" lang="zh" of="e1c41f68"
 # ## 哪些查询变差了？
 #
 # 平均值上升，也可能有查询变差。每根柱子是一个查询，蓝色变好，红色变差。
@@ -273,7 +273,7 @@ worst = (after - before).sort_values().head(3)
 #
 # The folder holds weights, pooling, prompts and length. Plain sentence-transformers loads it and gives the same vectors,
 # also for an empty text and for one of 2,000 characters.
-# %% [markdown] slug="save" lang="zh"
+# %% [markdown] slug="save" lang="zh" of="b13a7529"
 # ## 保存，以及脱离本仓库加载
 #
 # 文件夹里有权重、池化方式、提示词和长度。用 sentence-transformers 直接加载，得到的向量一样，
@@ -297,7 +297,7 @@ again
 #
 # Some models take the first token's vector instead of the mean. Write `cls_pool`. What would happen if a model trained
 # with one were used with the other? `embedding.load` refuses to guess.
-# %% [markdown] slug="exercise-text" lang="zh"
+# %% [markdown] slug="exercise-text" lang="zh" of="ffd57a22"
 # ## 练习：另一种池化
 #
 # 有些模型不取平均，而取第一个词元的向量。写出 `cls_pool`。
@@ -312,16 +312,16 @@ check("cls_pool", lambda: cls_pool(two_tokens), [[1.0, 0.0]])
 # %% [markdown] slug="recap" lang="en"
 # ## Recap
 #
-# You pooled token vectors into one, wrote the in-batch loss, fine-tuned a real encoder on a thousand questions,
+# You pooled token vectors into one, wrote the in-batch loss, fine-tuned a real encoder on 840 questions,
 # measured the gain with its interval, and read the queries that it hurt. To scale up, set the environment variable
 # `RETRIEVAL_LAB_PROFILE=full`: the same cells then load a larger model from the hub and use the GPU.
 #
 # **Further reading.** Reimers & Gurevych 2019, *Sentence-BERT*; Henderson et al. 2017 (in-batch negatives);
 # Karpukhin et al. 2020, *Dense Passage Retrieval*; Wang et al. 2024, *Multilingual E5*.
-# %% [markdown] slug="recap" lang="zh"
+# %% [markdown] slug="recap" lang="zh" of="52a8f454"
 # ## 回顾
 #
-# 你把词元向量池化成一个向量，写出了批内负例的损失，用约一千个问题微调了真实的编码器，量出了提升和置信区间，
+# 你把词元向量池化成一个向量，写出了批内负例的损失，用 840 个问题微调了真实的编码器，量出了提升和置信区间，
 # 也读了变差的查询。想扩大规模，把环境变量设成 `RETRIEVAL_LAB_PROFILE=full`：
 # 同样的单元格会从模型仓库加载更大的模型，并使用 GPU。
 #

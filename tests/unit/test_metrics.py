@@ -178,3 +178,10 @@ def test_p_of_one_query_is_one():
 def test_values_of_different_queries_are_refused(test, a, b):
     with pytest.raises(ValueError, match="both need one value for each of the same queries"):
         test(a, b)
+
+
+@pytest.mark.parametrize("relevant_doc, rank", [("a", 2), ("c", 1)])
+def test_all_metrics_break_a_tie_in_the_same_way(relevant_doc, rank):
+    run = {"q": {"a": 1.0, "b": 0.5, "c": 1.0}}  # trec_eval: of equal scores the larger id comes first
+    found = metrics.evaluate({"q": {relevant_doc: 1}}, run, ["MRR@10", "nDCG@10", "Hit@1"])
+    assert found == pytest.approx({"MRR@10": 1 / rank, "nDCG@10": 1 / math.log2(rank + 1), "Hit@1": float(rank == 1)})
