@@ -48,15 +48,19 @@ def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False, r
 
 
 def _plain(run: dict) -> dict:
-    """The run with Python's own numbers, which pytrec_eval insists on, and without queries that found nothing."""
-    plain = {
-        query_id: {doc_id: float(score) for doc_id, score in docs.items()} for query_id, docs in run.items() if docs
-    }
-    for query_id, docs in plain.items():
+    """The run with ranks for scores, and without queries that found nothing.
+
+    Equal scores: the larger document id first, as trec_eval. The metrics' own providers differ in this; ranks leave no ties.
+    """
+    plain = {}
+    for query_id, docs in run.items():
         if bad := [doc_id for doc_id, score in docs.items() if score != score]:
             raise ValueError(
                 f"the score of document {bad[0]!r} for query {query_id!r} is NaN; such a run has no order: mend the system"
             )
+        best_first = sorted(zip(docs.values(), docs, strict=True), reverse=True)
+        if docs:
+            plain[query_id] = {doc_id: -float(rank) for rank, (_, doc_id) in enumerate(best_first)}
     return plain
 
 
