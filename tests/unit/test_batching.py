@@ -1,0 +1,112 @@
+"""Batches by length: nothing lost, nothing twice, nothing that clashes."""
+
+import random
+from collections import Counter
+
+import pytest
+from datasets import Dataset
+
+from retrieval_lab.batching import BucketBatchSampler, token_budget
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("budget", [1, 64, 500, 10**6])
+def test_every_index_comes_once_and_the_budget_holds(seed, budget):
+    rng = random.Random(seed)
+    lengths = [rng.randint(1, 200) for _ in range(rng.randint(1, 80))]
+    batches = token_budget(lengths, budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = max(lengths[i] for i in batch) * len(batch)
+        assert padded <= budget or len(batch) == 1
+
+
+def test_text_longer_than_the_budget_is_alone():
+    assert token_budget([50, 3, 3], budget=6) == [[0], [1, 2]]
+
+
+def test_batches_are_as_full_as_the_budget_allows():
+    assert [len(batch) for batch in token_budget([10] * 20, budget=70)] == [7, 7, 6]
+
+
+def test_no_texts_no_batches():
+    assert token_budget([]) == []
+
+
+def sampler(n=100, batch_size=8, drop_last=False, texts=None, seed=0, window=8, lengths=None):
+    rng = random.Random(99)
+    lengths = lengths or [rng.randint(5, 200) for _ in range(n)]
+    texts = texts or [{f"q{i}", f"p{i}"} for i in range(n)]
+    data = Dataset.from_dict({"query": [""] * n})
+    return BucketBatchSampler(data, batch_size, drop_last, lengths=lengths, texts=texts, seed=seed, window=window)
+
+
+def crowded(n: int, seed: int = 1) -> list[set]:
+    """Texts of which many are shared."""
+    rng = random.Random(seed)
+    return [{f"q{rng.randint(0, n // 3)}", f"p{rng.randint(0, n // 2)}", f"n{rng.randint(0, n)}"} for _ in range(n)]
+
+
+@pytest.mark.parametrize("n, batch_size", [(1, 8), (8, 8), (100, 8), (101, 16), (30, 100)])
+@pytest.mark.parametrize("make", [lambda n: None, crowded])
+def test_each_row_comes_once_an_epoch(n, batch_size, make):
+    batches = list(sampler(n, batch_size, texts=make(n)))
+    assert sorted(i for batch in batches for i in batch) == list(range(n))
+    assert max(map(len, batches)) <= batch_size
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_text_occurs_twice_in_a_batch(seed):
+    texts = crowded(120, seed)
+    for batch in sampler(120, 16, texts=texts, seed=seed):
+        assert max(Counter(text for i in batch for text in texts[i]).values()) == 1
+
+
+def test_rows_that_all_clash_come_one_by_one():
+    assert sorted(sampler(5, 4, texts=[{"same", f"p{i}"} for i in range(5)])) == [[0], [1], [2], [3], [4]]
+
+
+def test_epochs_differ_and_come_back_the_same():
+    one = sampler()
+    epochs = []
+    for epoch in (0, 1, 2, 0):
+        one.set_epoch(epoch)
+        epochs.append(list(one))
+    assert epochs[0] == epochs[3]
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_order_depends_on_the_seed_only():
+    assert list(sampler(seed=3)) == list(sampler(seed=3))
+    assert list(sampler(seed=3)) != list(sampler(seed=4))
+
+
+@pytest.mark.parametrize("texts", [None, crowded(100)])
+def test_drop_last_keeps_whole_batches_only(texts):
+    kept, every = sampler(drop_last=True, texts=texts), sampler(texts=texts)
+    assert sorted(kept) == sorted(batch for batch in every if len(batch) == 8)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_length_is_the_number_of_batches(drop_last):
+    one = sampler(101, drop_last=drop_last, texts=crowded(101))
+    assert len(one) == len(list(one))
+
+
+def test_batches_hold_texts_of_like_length():
+    """Padding of the whole epoch, against the same rows drawn at random."""
+    one = sampler(800, 8)
+    order = list(range(800))
+    random.Random(0).shuffle(order)
+    drawn = [order[i : i + 8] for i in range(0, 800, 8)]
+
+    def padding(batches):
+        return sum(max(one.lengths[i] for i in batch) * len(batch) for batch in batches) / sum(one.lengths)
+
+    assert padding(one) < 1.2 < 1.5 < padding(drawn)
+
+
+def test_long_and_short_batches_are_mixed():
+    one = sampler(64, 8, lengths=list(range(1, 65)))
+    first = [one.lengths[batch[0]] for batch in one]
+    assert first not in (sorted(first), sorted(first, reverse=True))
