@@ -259,6 +259,8 @@ def training_files(rows: list[dict], lang: str, sample: int | None = SAMPLE) -> 
 def drop_repeats(row: dict) -> dict:
     """A graded text is not a negative as well."""
     keep = [i for i, text in enumerate(row["neg"]) if text not in row["pos"]]
+    if not keep:
+        return {key: value for key, value in row.items() if key not in ("neg", "neg_scores")}
     return row | {key: [row[key][i] for i in keep] for key in ("neg", "neg_scores")}
 
 

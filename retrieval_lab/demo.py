@@ -43,12 +43,12 @@ def run(lang: str, output_dir: str | Path | None = None):
 
 
 def training_data(lang: str, n: int | None = None):
-    """The shipped training triplets as a dataset: one hard negative a query, drawn anew each epoch by the trainer's seed."""
+    """The shipped training triplets as a dataset: a query, its passage and one hard negative a row."""
     data = formats.read(corpora.DATA / "city_services" / "training" / f"triplet.{lang}.jsonl", "triplet", neg_nums=1)
     return data.select(range(min(n or len(data), len(data))))
 
 
-def config(profile, folder: str | Path) -> training.Config:
+def config(profile, lang: str, folder: Path) -> training.Config:
     """The demo's training run: sizes of the profile, the rest at the defaults of `training.Config`."""
     return training.Config(
         output_dir=str(Path(folder) / "checkpoints"),
