@@ -82,7 +82,12 @@ def fields(text: str, count: int, where: str) -> list[str]:
 def read_bullet(section: str, text: str, where: str) -> dict:
     if section == "facts":
         item, *rest = [part.strip() for part in text.split("|")]
-        return {"item": item} | dict(part.split("=", 1) for part in rest if "=" in part)
+        notes = [part for part in rest if "=" not in part]
+        return (
+            {"item": item}
+            | dict(part.split("=", 1) for part in rest if "=" in part)
+            | ({"notes": notes} if notes else {})
+        )
     query = dict(zip(QUERY_FIELDS, fields(text, 5, where), strict=True))
     pairs = [part.strip().rsplit(" ", 1) for part in query["grades"].split(",") if part.strip()]
     if bad := [pair for pair in pairs if len(pair) != 2 or pair[1] not in ("0", "1", "2", "3")]:

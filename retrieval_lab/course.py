@@ -27,6 +27,7 @@ def setup(lang: str) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     profile = current()
 
+    import pandas
     import torch
     from transformers import set_seed
 
@@ -34,13 +35,14 @@ def setup(lang: str) -> None:
 
     set_seed(0)
     plots.style()
+    pandas.set_option("display.max_colwidth", None)  # whole questions in tables
     # tqdm without ipywidgets says so at every bar; a text bar is what a saved page can show anyway.
     warnings.filterwarnings("ignore", message="IProgress not found", module="tqdm")
     line = f"torch {torch.__version__.split('+')[0]}, {device()}, {torch.get_num_threads()} threads"
     print(say(en=f"profile {profile.name.upper()} · {line}", zh=f"运行档位 {profile.name.upper()} · {line}"))
 
 
-def check(name: str, answer: Callable, expected, tolerance: float = 1e-5) -> bool:
+def check(name: str, answer: Callable, expected, tolerance: float = 1e-5) -> None:
     """Compare what an exercise returns with what it should return; print the verdict and never raise.
 
     Parameters
@@ -50,37 +52,31 @@ def check(name: str, answer: Callable, expected, tolerance: float = 1e-5) -> boo
     expected : number, string, list, dict of numbers, array or tensor
     tolerance : largest allowed difference of numbers
 
-    Returns
-    -------
-    Whether the answer is right.
-
     >>> check("two", lambda: 1 + 1, 2)
     two: right ✓
-    True
     """
+    print(_verdict(name, *_judge(answer, expected, tolerance)))
+
+
+def _judge(answer: Callable, expected, tolerance: float) -> tuple[bool, str]:
+    """Whether the answer is right, and if not, why."""
     try:
         found = answer()
-        if found is None or found is ...:
-            return _verdict(
-                name, False, say(en="not filled in yet: replace the ...", zh="还没有填：把 ... 换成你的代码")
-            )
+        parts = found if isinstance(found, list | tuple) else [found]
+        if any(part is None or part is ... for part in parts):
+            return False, say(en="not filled in yet: replace the ...", zh="还没有填：把 ... 换成你的代码")
         if _equal(found, expected, tolerance):
-            return _verdict(name, True, "")
-        why = say(
-            en=f"got {_short(found)}, expected {_short(expected)}", zh=f"得到 {_short(found)}，应为 {_short(expected)}"
-        )
+            return True, ""
+        given, wanted = _short(found), _short(expected)
     except Exception as problem:  # whatever a learner's code or value raises is shown to the learner
-        why = f"{type(problem).__name__}: {problem}"
-    return _verdict(name, False, why)
+        return False, f"{type(problem).__name__}: {problem}"
+    return False, say(en=f"got {given}, expected {wanted}", zh=f"得到 {given}，应为 {wanted}")
 
 
-def _verdict(name: str, right: bool, why: str) -> bool:
-    print(
-        say(en=f"{name}: right ✓", zh=f"{name}：正确 ✓")
-        if right
-        else say(en=f"{name}: not yet. {why}", zh=f"{name}：还不对。{why}")
-    )
-    return right
+def _verdict(name: str, right: bool, why: str) -> str:
+    if right:
+        return say(en=f"{name}: right ✓", zh=f"{name}：正确 ✓")
+    return say(en=f"{name}: not yet. {why}", zh=f"{name}：还不对。{why}")
 
 
 def _equal(found, expected, tolerance: float) -> bool:

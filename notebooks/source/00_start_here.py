@@ -35,7 +35,9 @@ city
 # 这些文本来自鹭桥市的帮助中心，而这座城市并不存在。模型在预训练时没有读过它们，没法凭记忆作答。
 # 文档按**家族**成组，同组十来篇非常相像：都讲共享单车，只在谁能用、何时、何地、多少钱上有区别。先看其中一篇。
 # %% slug="passage"
-print(city.corpus["cycle-hire.cargo"])
+from IPython.display import Markdown
+
+Markdown(city.corpus["cycle-hire.cargo"].replace("\n", "\n\n", 1))
 # %% [markdown] slug="queries" lang="en"
 # A query has a type, and judges gave grades to passages: 3 answers it fully, 2 in part, 1 is the same family
 # but the wrong item. One query in three uses a **nickname** that citizens have for an office or a card.

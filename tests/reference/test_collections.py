@@ -11,7 +11,9 @@ BESIDE = Path(__file__).parents[2].parent / "shared" / "datasets"
 DATA = Path(os.environ.get("RETRIEVAL_LAB_DATA") or BESIDE)
 
 
-@pytest.mark.parametrize("name, split, low, high", [("scifact", "test", 0.67, 0.69), ("xquad-r-zh", "test", 0.80, 0.83)])
+@pytest.mark.parametrize(
+    "name, split, low, high", [("scifact", "test", 0.67, 0.69), ("xquad-r-zh", "test", 0.80, 0.83)]
+)
 def test_bm25_reaches_the_known_ndcg(name, split, low, high, monkeypatch):
     if not (DATA / "beir" / name / "corpus.jsonl").is_file():
         pytest.skip(f"no {name} in {DATA / 'beir'}; set RETRIEVAL_LAB_DATA")

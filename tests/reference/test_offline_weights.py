@@ -146,7 +146,15 @@ def test_tokenizer_gives_xlm_rs_published_ids(e5):
     assert e5.tokenizer("Hello World!")["input_ids"] == [0, 35378, 6661, 38, 2]
 
 
-@pytest.mark.parametrize("text, plain", [("你好，世界！", "你好,世界!"), ("Ｈｅｌｌｏ　Ｗｏｒｌｄ！", "Hello World!"), ("a\u3000 \n b", "a b"), ("½", "1⁄2")])
+@pytest.mark.parametrize(
+    "text, plain",
+    [
+        ("你好，世界！", "你好,世界!"),
+        ("Ｈｅｌｌｏ　Ｗｏｒｌｄ！", "Hello World!"),
+        ("a\u3000 \n b", "a b"),
+        ("½", "1⁄2"),
+    ],
+)
 def test_full_width_text_is_normalised(e5, text, plain):
     ids = e5.tokenizer(text)["input_ids"]
     assert ids == e5.tokenizer(plain)["input_ids"] and e5.tokenizer.unk_token_id not in ids
@@ -163,7 +171,10 @@ def test_reloaded_tokenizer_keeps_the_normaliser(e5_folder, e5, tmp_path):
 
 def test_e5_loads_in_plain_sentence_transformers_and_ranks(e5):
     assert e5.prompts == {"query": "query: ", "document": "passage: "} and e5.get_embedding_dimension() == 384
-    for query, docs in (("when does the tram leave", ["the tram departs every ten minutes", "soup of the day"]), ("图书馆几点开门", ["图书馆早上八点开馆", "今天的汤"])):
+    for query, docs in (
+        ("when does the tram leave", ["the tram departs every ten minutes", "soup of the day"]),
+        ("图书馆几点开门", ["图书馆早上八点开馆", "今天的汤"]),
+    ):
         scores = e5.encode_document(docs) @ e5.encode_query(query)
         assert scores[0] > scores[1] + 0.03
     assert np.linalg.norm(e5.encode("tram")) == pytest.approx(1, abs=1e-5)

@@ -8,7 +8,10 @@ import pytest
 
 from retrieval_lab import cli, corpora, corpus_check, demo, models
 
-PAIRS = [{"query": "when does the pool open", "pos": ["at seven in the morning"]}, {"query": "where is the library", "pos": ["beside the river"]}]
+PAIRS = [
+    {"query": "when does the pool open", "pos": ["at seven in the morning"]},
+    {"query": "where is the library", "pos": ["beside the river"]},
+]
 
 
 def write(folder, rows):
@@ -46,7 +49,9 @@ def test_unknown_command_is_refused_with_the_known_ones(capsys):
         cli.main(["trian"])
     assert stopped.value.code == 2
     err = capsys.readouterr().err
-    assert "invalid choice: 'trian'" in err and all(name in err for name in ("demo", "models", "doctor", "corpus-check"))
+    assert "invalid choice: 'trian'" in err and all(
+        name in err for name in ("demo", "models", "doctor", "corpus-check")
+    )
 
 
 def test_no_command_is_refused():
@@ -97,7 +102,9 @@ def test_demo_profile_reaches_the_demo(monkeypatch, capsys):
     from retrieval_lab.profiles import current
 
     seen = []
-    monkeypatch.setattr(demo, "run", lambda lang, folder: seen.append((current().name, folder)) or pd.DataFrame({"a": [1.0]}))
+    monkeypatch.setattr(
+        demo, "run", lambda lang, folder: seen.append((current().name, folder)) or pd.DataFrame({"a": [1.0]})
+    )
     monkeypatch.setenv("RETRIEVAL_LAB_PROFILE", "fast")
     assert cli.main(["demo", "--profile", "full", "--output-dir", "out"]) == 0
     assert seen == [("full", "out")]
@@ -106,7 +113,9 @@ def test_demo_profile_reaches_the_demo(monkeypatch, capsys):
 @pytest.mark.parametrize("ok, code", [([True, True], 0), ([True, False], 1)])
 def test_corpus_check_gives_one_when_a_check_fails(monkeypatch, capsys, ok, code):
     asked = []
-    monkeypatch.setattr(corpus_check, "run", lambda quick: asked.append(quick) or pd.DataFrame({"check": ["a", "b"], "ok": ok}))
+    monkeypatch.setattr(
+        corpus_check, "run", lambda quick: asked.append(quick) or pd.DataFrame({"check": ["a", "b"], "ok": ok})
+    )
     assert cli.main(["corpus-check", "--quick"]) == code
     assert asked == [True] and "check" in capsys.readouterr().out
 

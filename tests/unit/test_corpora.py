@@ -8,8 +8,16 @@ import pytest
 
 from retrieval_lab import corpora
 
-DOCS = [{"_id": "d1", "title": "Tram", "text": "every ten minutes"}, {"_id": "d2", "title": "", "text": "渡轮每小时一班"}, {"_id": "d3", "text": "pool"}]
-QUERIES = [{"_id": "q1", "text": "when", "type": "plain"}, {"_id": "q2", "text": "where", "type": "keyword"}, {"_id": "q3", "text": "no answer"}]
+DOCS = [
+    {"_id": "d1", "title": "Tram", "text": "every ten minutes"},
+    {"_id": "d2", "title": "", "text": "渡轮每小时一班"},
+    {"_id": "d3", "text": "pool"},
+]
+QUERIES = [
+    {"_id": "q1", "text": "when", "type": "plain"},
+    {"_id": "q2", "text": "where", "type": "keyword"},
+    {"_id": "q3", "text": "no answer"},
+]
 QRELS = "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td3\t1\n"
 
 
@@ -20,7 +28,10 @@ def jsonl(rows) -> str:
 def write(folder, corpus=None, queries=None, qrels=QRELS, split="test"):
     """A folder in BEIR layout; each part may be rows or the text of the file."""
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    parts = {"corpus.jsonl": DOCS if corpus is None else corpus, "queries.jsonl": QUERIES if queries is None else queries}
+    parts = {
+        "corpus.jsonl": DOCS if corpus is None else corpus,
+        "queries.jsonl": QUERIES if queries is None else queries,
+    }
     for name, part in (parts | {f"qrels/{split}.tsv": qrels}).items():
         (folder / name).write_bytes((part if isinstance(part, str) else jsonl(part)).encode())
     return folder
@@ -60,7 +71,9 @@ def test_windows_line_ends_are_read(tmp_path):
     assert list(found.corpus) == ["d1", "d2", "d3"] and found.qrels["q2"] == {"d3": 1}
 
 
-@pytest.mark.parametrize("texts, expected", [(["渡轮每小时一班"], "zh"), (["the ferry"], "en"), (["the iPhone 版本"], "zh"), ([], "en")])
+@pytest.mark.parametrize(
+    "texts, expected", [(["渡轮每小时一班"], "zh"), (["the ferry"], "en"), (["the iPhone 版本"], "zh"), ([], "en")]
+)
 def test_language_is_guessed_from_the_documents(tmp_path, texts, expected):
     corpus = [{"_id": f"d{i}", "text": text} for i, text in enumerate(texts)]
     assert corpora.load(write(tmp_path, corpus=corpus, qrels="query-id\tcorpus-id\tscore\n")).lang == expected
@@ -72,7 +85,12 @@ BROKEN = {
     "blank": (GOOD_LINE + "\n", 2, "not JSON", "不是 JSON"),
     "no id": (GOOD_LINE + '{"text": "a"}\n', 2, 'a record needs "_id" and "text"', '记录要有字符串 "_id"'),
     "no text": ('{"_id": "d1", "title": "a"}\n', 1, 'a record needs "_id" and "text"', '记录要有字符串 "_id"'),
-    "number for id": ('{"_id": 1, "text": "a"}\n', 1, 'a record needs "_id" and "text", both strings', '记录要有字符串 "_id"'),
+    "number for id": (
+        '{"_id": 1, "text": "a"}\n',
+        1,
+        'a record needs "_id" and "text", both strings',
+        '记录要有字符串 "_id"',
+    ),
     "no record": ('["d1"]\n', 1, 'a record needs "_id" and "text"', '记录要有字符串 "_id"'),
     "twice": (GOOD_LINE * 2, 2, "the id 'd1' stands twice", "编号 'd1' 出现两次"),
 }
@@ -88,17 +106,29 @@ def test_broken_line_is_refused_with_file_and_line(tmp_path, lang, case, file):
 
 
 @pytest.mark.parametrize(
-    "qrels, line", [("q1\td1\t1\nq2\td3\t1\n", 2), (QRELS + "q2\td1\n", 5), (QRELS + "q2\td1\t0.5\n", 5), (QRELS.replace("\t", " "), 2)]
+    "qrels, line",
+    [
+        ("q1\td1\t1\nq2\td3\t1\n", 2),
+        (QRELS + "q2\td1\n", 5),
+        (QRELS + "q2\td1\t0.5\n", 5),
+        (QRELS.replace("\t", " "), 2),
+    ],
 )
 def test_broken_judgement_is_refused_with_file_and_line(tmp_path, lang, qrels, line):
-    words = {"en": f"test.tsv:{line}: expected a header and columns query-id, corpus-id, score", "zh": f"test.tsv:{line}：要有表头和 query-id"}
+    words = {
+        "en": f"test.tsv:{line}: expected a header and columns query-id, corpus-id, score",
+        "zh": f"test.tsv:{line}：要有表头和 query-id",
+    }
     with pytest.raises(ValueError, match=re.escape(words[lang])):
         corpora.load(write(tmp_path, qrels=qrels))
 
 
 @pytest.mark.parametrize(
     "line, message",
-    [("q9\td1\t1\n", "judges query 'q9', which queries.jsonl does not have"), ("q1\td9\t1\n", "names document 'd9', which corpus.jsonl does not have")],
+    [
+        ("q9\td1\t1\n", "judges query 'q9', which queries.jsonl does not have"),
+        ("q1\td9\t1\n", "names document 'd9', which corpus.jsonl does not have"),
+    ],
 )
 def test_judgement_of_something_unknown_is_refused(tmp_path, line, message):
     with pytest.raises(ValueError, match=f"qrels/test.tsv {message}"):
@@ -113,7 +143,10 @@ def test_missing_split_is_refused_with_those_that_exist(tmp_path):
 
 
 def test_missing_collection_is_refused_with_the_places_looked_at(lang):
-    words = {"en": r"no collection 'nowhere' \(lang=None\): looked for corpus.jsonl in nowhere", "zh": r"没有测试集 'nowhere'（lang=None）"}
+    words = {
+        "en": r"no collection 'nowhere' \(lang=None\): looked for corpus.jsonl in nowhere",
+        "zh": r"没有测试集 'nowhere'（lang=None）",
+    }
     with pytest.raises(FileNotFoundError, match=words[lang]):
         corpora.load("nowhere")
 
@@ -127,7 +160,9 @@ def test_folder_named_by_the_environment_is_searched(tmp_path, monkeypatch):
 def test_hub_set_is_read_like_a_folder(monkeypatch):
     parts = {("corpus", "corpus"): DOCS, ("queries", "queries"): QUERIES}
     parts["default", "dev"] = [{"query-id": "q1", "corpus-id": "d1", "score": 1.0}]
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, part, split: parts[part, split] if name == "owner/toy" else None)
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, part, split: parts[part, split] if name == "owner/toy" else None
+    )
     found = corpora.load("hub:owner/toy", split="dev")
     assert (found.name, found.queries, found.qrels) == ("toy", {"q1": "when"}, {"q1": {"d1": 1}})
     assert found.corpus["d1"] == "Tram\nevery ten minutes"
@@ -154,7 +189,9 @@ def test_unanswerable_questions_are_judged_nowhere(lang):
 
 def test_glossary_has_a_name_and_a_nickname_in_each_language():
     rows = corpora.glossary()
-    assert rows and all(row[f"{kind}_{lang}"] for row in rows for kind in ("official", "nickname") for lang in ("en", "zh"))
+    assert rows and all(
+        row[f"{kind}_{lang}"] for row in rows for kind in ("official", "nickname") for lang in ("en", "zh")
+    )
 
 
 def test_where_keeps_queries_whose_details_match(harbour):
@@ -184,4 +221,7 @@ def test_pairs_are_the_best_graded_documents_and_only_relevant_ones(harbour):
 
 
 def test_collection_says_in_one_line_what_it_is(harbour):
-    assert repr(harbour) == "Collection('harbour', lang='en', split='test': 4 documents, 3 queries, 4 judgements, licence CC0)"
+    assert (
+        repr(harbour)
+        == "Collection('harbour', lang='en', split='test': 4 documents, 3 queries, 4 judgements, licence CC0)"
+    )

@@ -21,11 +21,16 @@ def splits(lang="en", **texts) -> dict[str, Collection]:
         family = split.split(".")[0]
         query = f"{family}.q"
         details = {query: {"family": family, "split": family, "type": "plain", "nicknames": []}}
-        found[family] = Collection("toy", lang, family, "CC0", corpus, {query: f"where is {family}"}, {query: {split: 3}}, details)
+        found[family] = Collection(
+            "toy", lang, family, "CC0", corpus, {query: f"where is {family}"}, {query: {split: 3}}, details
+        )
     return found
 
 
-@pytest.mark.parametrize("text, lang, length", [("Line 3 runs\nnow", "en", 4), ("3 路电车", "zh", 4), ("A1 票，2.50 元。", "zh", 5), ("", "zh", 0)])
+@pytest.mark.parametrize(
+    "text, lang, length",
+    [("Line 3 runs\nnow", "en", 4), ("3 路电车", "zh", 4), ("A1 票，2.50 元。", "zh", 5), ("", "zh", 0)],
+)
 def test_length_counts_words_or_characters(text, lang, length):
     assert corpus_check.text_length(text, lang) == length
 
@@ -56,13 +61,12 @@ def test_leak_is_the_share_of_copied_runs():
     assert none == 0 and ok
 
 
-def test_phrase_that_many_passages_share_is_a_template():
-    test = splits()["test"]
-    fine = {f"test.{i}": f"T\na b c d e x{i}" for i in range(9)}
-    for corpus, most in ((fine, 4), ({doc: f"{text} f g h i j k" for doc, text in fine.items()}, 9)):
-        checks = {name.split(" (")[0]: (value, ok) for name, value, _, ok in corpus_check._templates({"test": replace(test, corpus=corpus)})}
-        value, ok = checks["passages sharing one run of 6"]
-        assert ok == (value <= 4) and (value == most or most == 4)
+@pytest.mark.parametrize("n_copies, ok", [(4, True), (5, False)])
+def test_phrase_that_many_passages_share_is_a_template(n_copies, ok):
+    own = [" ".join(f"w{doc}x{i}" for i in range(8)) for doc in range(9)]
+    corpus = {f"test.{doc}": text + " one two three four five six" * (doc < n_copies) for doc, text in enumerate(own)}
+    name, most, _, found = next(corpus_check._templates({"test": replace(splits()["test"], corpus=corpus)}))
+    assert (most, found) == (n_copies, ok) and "'one two three four five six'" in name
 
 
 def test_nickname_in_a_passage_is_found():
@@ -98,7 +102,13 @@ def test_shuffled_values_are_the_same_values():
 
 
 def test_training_check_runs_and_compares_with_shuffled_pairs(harbour, monkeypatch, tmp_path):
-    data = Dataset.from_dict({"query": ["tram", "ferry", "pool"], "positive": ["every ten minutes", "river", "bath"], "negative_1": ["a", "b", "c"]})
+    data = Dataset.from_dict(
+        {
+            "query": ["tram", "ferry", "pool"],
+            "positive": ["every ten minutes", "river", "bath"],
+            "negative_1": ["a", "b", "c"],
+        }
+    )
     trained = []
 
     def train(model, rows, config):
@@ -112,7 +122,9 @@ def test_training_check_runs_and_compares_with_shuffled_pairs(harbour, monkeypat
     checks = list(corpus_check._dense({"test": harbour}))
     assert len(checks) == 3 and [ok for *_, ok in checks[1:]] == [False, True]  # no gain at all
     pairs, shuffled = trained
-    assert pairs["query"][:] == shuffled["query"][:] and set(zip(pairs["query"], pairs["positive"], strict=True)) == set(zip(data["query"], data["positive"], strict=True))
+    assert pairs["query"][:] == shuffled["query"][:] and set(
+        zip(pairs["query"], pairs["positive"], strict=True)
+    ) == set(zip(data["query"], data["positive"], strict=True))
     assert sorted(shuffled["positive"]) == sorted(data["positive"]) and shuffled["positive"][:] != pairs["positive"][:]
 
 
@@ -126,12 +138,20 @@ def test_demo_config_takes_a_string_or_a_path(folder, tmp_path):
 def test_table_has_a_row_for_each_check_and_language(monkeypatch):
     made = {lang: splits(lang) for lang in ("en", "zh")}
     made["zh"] = {name: replace(c, queries={q: "图书馆在哪" + q for q in c.queries}) for name, c in made["zh"].items()}
-    made["zh"] = {name: replace(c, corpus={d: f"标题\n{'图书馆在河边的小山上面，每天开门' + d}" for d in c.corpus}) for name, c in made["zh"].items()}
+    made["zh"] = {
+        name: replace(c, corpus={d: f"标题\n{'图书馆在河边的小山上面，每天开门' + d}" for d in c.corpus})
+        for name, c in made["zh"].items()
+    }
     for lang, collections in made.items():
         test = collections["test"]
         details = {"test.q": test.details["test.q"]}
         extra = {"test.p": details["test.q"] | {"type": "paraphrase"}}
-        more = replace(test, queries=test.queries | {"test.p": "words"}, qrels=test.qrels | {"test.p": {"test.a": 3}}, details=details | extra)
+        more = replace(
+            test,
+            queries=test.queries | {"test.p": "words"},
+            qrels=test.qrels | {"test.p": {"test.a": 3}},
+            details=details | extra,
+        )
         collections["test"] = more
         text = {d: t + (" one two three four five six seven" if lang == "en" else "") for d, t in test.corpus.items()}
         collections["test"] = replace(more, corpus=text)

@@ -36,7 +36,12 @@ A child pays one crown.
 ## zh child | 儿童票
 儿童乘电车一次一元。
 """
-OTHER = GOOD.replace("# tram", "# ferry").replace("split: train", "split: test").replace("tram", "ferry").replace("电车", "渡轮")
+OTHER = (
+    GOOD.replace("# tram", "# ferry")
+    .replace("split: train", "split: test")
+    .replace("tram", "ferry")
+    .replace("电车", "渡轮")
+)
 
 
 @pytest.fixture
@@ -64,8 +69,15 @@ def line_of(text: str, start: str) -> int:
 
 def test_good_family_is_read(city):
     family = build.read_family(family_file(city))
-    assert (family["name"], family["title"], family["split"]) == ("tram", {"en": "City trams", "zh": "城市电车"}, "train")
-    assert family["facts"] == [{"item": "adult", "price": "2.00", "where": "all lines"}, {"item": "child", "price": "1.00"}]
+    assert (family["name"], family["title"], family["split"]) == (
+        "tram",
+        {"en": "City trams", "zh": "城市电车"},
+        "train",
+    )
+    assert family["facts"] == [
+        {"item": "adult", "price": "2.00", "where": "all lines"},
+        {"item": "child", "price": "1.00"},
+    ]
     assert [query["grades"] for query in family["queries"]] == [{"adult": 3, "child": 1}, {"child": 3}, {}]
     assert family["queries"][1]["nicknames"] == ["the-stub", "sprat"]
     title, text = family["passages"]["en"]["adult"]
@@ -76,25 +88,70 @@ def test_good_family_is_read(city):
 
 # case: (text to replace, replacement, start of the line that the message must name, part of the message)
 MALFORMED = {
-    "one title": ("# tram | City trams | 城市电车", "# tram | City trams", "# tram", "2 fields between '|', expected 3"),
+    "one title": (
+        "# tram | City trams | 城市电车",
+        "# tram | City trams",
+        "# tram",
+        "2 fields between '|', expected 3",
+    ),
     "no name": ("# tram | City trams | 城市电车\n", "", "split", "no name; a family begins with"),
     "no split": ("split: train\n", "", "#", "no split; a family begins with"),
     "unknown split": ("split: train", "split: trian", "split", "split 'trian'; expected one of train, dev, test"),
     "text outside": ("split: train\n", "split: train\nHello\n", "Hello", "'Hello' stands outside a section"),
-    "no bullet": ("- child | price=1.00\n", "- child | price=1.00\nchild\n", "child", "'child' stands outside a section"),
-    "unknown heading": ("## facts", "## fact", "## fact", "heading 'fact'; expected 'facts', 'queries' or 'en ITEM | TITLE'"),
+    "no bullet": (
+        "- child | price=1.00\n",
+        "- child | price=1.00\nchild\n",
+        "child",
+        "'child' stands outside a section",
+    ),
+    "unknown heading": (
+        "## facts",
+        "## fact",
+        "## fact",
+        "heading 'fact'; expected 'facts', 'queries' or 'en ITEM | TITLE'",
+    ),
     "other language": ("## zh child", "## fr child", "## fr", "heading 'fr child | 儿童票'"),
     "no passage title": ("## en child | Child ticket", "## en child", "## en child", "heading 'en child'"),
     "capital in item": ("## en child |", "## en Child |", "## en Child", "heading 'en Child | Child ticket'"),
     "passage twice": ("## en child |", "## en adult |", "## en adult", "passage en adult stands twice"),
-    "field missing": ("儿童 电车 票价 | child 3 |", "儿童 电车 票价 |", "- keyword", "4 fields between '|', expected 5"),
+    "field missing": (
+        "儿童 电车 票价 | child 3 |",
+        "儿童 电车 票价 |",
+        "- keyword",
+        "4 fields between '|', expected 5",
+    ),
     "field too many": ("| the-stub sprat", "| the-stub | sprat", "- keyword", "6 fields between '|', expected 5"),
     "no grade": ("adult 3, child 1", "adult 3, child", "- plain", "grade 'child'; expected 'ITEM GRADE'"),
-    "grade no number": ("adult 3, child 1", "adult 3, child one", "- plain", "grade 'child one'; expected 'ITEM GRADE'"),
-    "grade too large": ("adult 3, child 1", "adult 4", "- plain", "grade 'adult 4'; expected 'ITEM GRADE', the grade from 0 to 3"),
-    "passage without fact": ("- child | price=1.00\n", "", "## en child", "the en passages are ['adult', 'child'], the facts ['adult']"),
-    "fact without passage": ("## zh child | 儿童票\n儿童乘电车一次一元。\n", "", "## facts", "the zh passages are ['adult']"),
-    "other order": ("- adult | price=2.00 | where=all lines\n- child | price=1.00", "- child | price=1.00\n- adult | price=2.00", "## en adult", "same items, same order"),
+    "grade no number": (
+        "adult 3, child 1",
+        "adult 3, child one",
+        "- plain",
+        "grade 'child one'; expected 'ITEM GRADE'",
+    ),
+    "grade too large": (
+        "adult 3, child 1",
+        "adult 4",
+        "- plain",
+        "grade 'adult 4'; expected 'ITEM GRADE', the grade from 0 to 3",
+    ),
+    "passage without fact": (
+        "- child | price=1.00\n",
+        "",
+        "## en child",
+        "the en passages are ['adult', 'child'], the facts ['adult']",
+    ),
+    "fact without passage": (
+        "## zh child | 儿童票\n儿童乘电车一次一元。\n",
+        "",
+        "## facts",
+        "the zh passages are ['adult']",
+    ),
+    "other order": (
+        "- adult | price=2.00 | where=all lines\n- child | price=1.00",
+        "- child | price=1.00\n- adult | price=2.00",
+        "## en adult",
+        "same items, same order",
+    ),
 }
 
 
@@ -113,7 +170,9 @@ def test_malformed_family_is_refused_with_file_and_line(city, case):
 def test_grade_of_a_passage_that_is_not_there_is_refused_with_file_and_line(city):
     text = GOOD.replace("adult 3, child 1", "adult 3, senior 1")
     families = [build.read_family(family_file(city, text))]
-    with pytest.raises(build.SourceError, match=rf"tram\.md:{line_of(text, '- plain')}: the grades name 'tram\.senior'"):
+    with pytest.raises(
+        build.SourceError, match=rf"tram\.md:{line_of(text, '- plain')}: the grades name 'tram\.senior'"
+    ):
         build.grades(families)
 
 
@@ -142,7 +201,10 @@ def test_query_without_grades_has_no_judgement(city):
     assert list(build.grades(build.read_all())) == ["tram.q01", "tram.q02"]
 
 
-@pytest.mark.parametrize("line", ["tram.q09\ttram.adult\t1", "tram.q01\ttram.senior\t1", "tram.q01\ttram.adult\t4", "tram.q01\ttram.adult\thigh"])
+@pytest.mark.parametrize(
+    "line",
+    ["tram.q09\ttram.adult\t1", "tram.q01\ttram.senior\t1", "tram.q01\ttram.adult\t4", "tram.q01\ttram.adult\thigh"],
+)
 def test_judgement_of_something_unknown_is_refused_with_file_and_line(city, line):
     family_file(city)
     judge(city, "tram.q01\ttram.adult\t3", line)

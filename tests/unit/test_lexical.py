@@ -54,7 +54,7 @@ def test_query_without_a_known_word_finds_nothing_and_disturbs_no_other(query):
 
 def test_words_match_across_their_endings(harbour):
     run = lexical.BM25(harbour).search({"q": "LENDING a Book"}, 1)
-    assert list(run["q"]) in ([], ["library"])
+    assert list(run["q"]) == ["library"]  # "books are lent"
     assert list(lexical.BM25(harbour).search(harbour.queries, 1)["q1"]) == ["tram"]
 
 
@@ -65,7 +65,15 @@ def test_corpus_without_a_word_is_refused(texts):
 
 
 def test_english_words_are_stemmed_and_function_words_dropped():
-    assert lexical.tokenise("The Libraries, open at 8:30; don't run!") == ["librari", "open", "8", "30", "don", "t", "run"]
+    assert lexical.tokenise("The Libraries, open at 8:30; don't run!") == [
+        "librari",
+        "open",
+        "8",
+        "30",
+        "don",
+        "t",
+        "run",
+    ]
 
 
 def test_chinese_is_cut_into_words_without_punctuation():
@@ -74,7 +82,9 @@ def test_chinese_is_cut_into_words_without_punctuation():
 
 
 def test_chinese_question_finds_its_document(harbour):
-    chinese = replace(harbour, corpus={"馆": "图书馆周末八点开门", "船": "渡轮每小时一班"}, queries={"q": "渡轮多久一班"})
+    chinese = replace(
+        harbour, corpus={"馆": "图书馆周末八点开门", "船": "渡轮每小时一班"}, queries={"q": "渡轮多久一班"}
+    )
     assert next(iter(lexical.BM25(chinese).search(chinese.queries, 2)["q"])) == "船"
 
 
