@@ -4,19 +4,19 @@
 # On Linux, PyPI's own build brings several GB of CUDA packages; TORCH_INDEX chooses another index, TORCH=skip keeps yours.
 set -eu
 python=$1
-pip="$python -m pip --disable-pip-version-check"
-if [ "${TORCH:-}" = skip ] || $python -c "import torch" 2>/dev/null; then
+pip() { "$python" -m pip --disable-pip-version-check "$@"; }
+torch="torch==$(sed -n 's/^torch==//p' constraints.txt)"
+if [ "${TORCH:-}" = skip ] || "$python" -c "import torch" 2>/dev/null; then
     echo "== keeping the torch that is there"
 elif [ -n "${TORCH_INDEX:-}" ]; then
-    $pip install -q "torch==$(sed -n 's/^torch==//p' constraints.txt)" --index-url "$TORCH_INDEX"
-else
-    torch="torch==$(sed -n 's/^torch==//p' constraints.txt)"
-    # --no-deps in a dry run: does the index's build ask for CUDA? Then take the CPU build from PyTorch's own index.
-    if $pip install -q --dry-run --report - "$torch" 2>/dev/null | grep -qi '"name": "nvidia-' && [ "${TORCH:-}" != cuda ]; then
-        echo "== PyPI's torch brings several GB of CUDA packages; taking the CPU build instead (TORCH=cuda for the GPU build)"
-        $pip install -q "$torch" --index-url https://download.pytorch.org/whl/cpu
-    else
-        $pip install -q "$torch"
-    fi
+    pip install -q "$torch" --index-url "$TORCH_INDEX"
+elif [ "${TORCH:-}" = cuda ] || ! pip install -q --dry-run --report - "$torch" 2>/dev/null | grep -qi '"name": "nvidia-'; then
+    pip install -q "$torch"
+elif ! pip install -q "$torch" --index-url https://download.pytorch.org/whl/cpu; then
+    echo "The torch of this package index brings several GB of CUDA packages, and PyTorch's own index with CPU builds was not reached." >&2
+    echo "Run again with TORCH_INDEX=URL of a mirror of it, or with TORCH=cuda to take the large build." >&2
+    echo "这个软件源里的 torch 会带来好几 GB 的 CUDA 包，而 PyTorch 自己的 CPU 索引连不上。" >&2
+    echo "重新运行时加 TORCH_INDEX=镜像地址，或加 TORCH=cuda 接受大的版本。" >&2
+    exit 1
 fi
-$pip install -q -c constraints.txt -e ".[all]"
+pip install -q -c constraints.txt -e ".[all]"

@@ -8,9 +8,9 @@
 # %% [markdown] slug="objectives" lang="zh" of="34c38ee7"
 # 这一课里，你会
 #
-# * 认识一座虚构城市的帮助中心：文档、提问和相关性标注；
-# * 先手算、再用库计算 BM25 得分，两边一致；
-# * 先手算、再用库计算 MRR 和 nDCG；
+# * 认识一座虚构城市的帮助中心：文档、问题和相关性标注；
+# * 先手算 BM25 得分，再用库计算，得到相同的数；
+# * 先手算 MRR 和 nDCG，再用库计算；
 # * 用预训练模型按语义检索，并读懂一张带置信区间的对比表。
 # %% [markdown] slug="what" lang="en"
 # ## What retrieval is
@@ -20,8 +20,8 @@
 # %% [markdown] slug="what" lang="zh" of="e919fe74"
 # ## 检索是什么
 #
-# 有人输入一个问题，你手里有几百篇文档；你要排出一个顺序，能回答问题的排在最前面。
-# 这门课讲的全是这个顺序：由谁来排，排得好不好，训练又怎样改变它。
+# 有人输入一个问题，你手里有几百篇文档，要把它们排个顺序，让能回答问题的那篇排在最前面。
+# 整门课讲的就是这个顺序：由谁来排，排得好不好，训练又怎样改变它。
 # %% slug="load"
 from retrieval_lab import corpora
 
@@ -29,23 +29,23 @@ city = corpora.load("city_services", lang=LANG)
 city
 # %% [markdown] slug="corpus" lang="en"
 # The texts come from the help centre of Heronbridge, a city that does not exist. No model has read them in
-# pretraining, so none can answer from memory. They come in **families of near-twins**: ten passages about
+# pretraining, so none can answer from memory. They come in **families of near-twins**: eleven passages about
 # shared bicycles differ in who, when, where and how much. Here is one of them.
 # %% [markdown] slug="corpus" lang="zh" of="fec9ecfa"
-# 这些文本来自鹭桥市的帮助中心，而这座城市并不存在。模型在预训练时没有读过它们，没法凭记忆作答。
-# 文档按**家族**成组，同组十来篇非常相像：都讲共享单车，只在谁能用、何时、何地、多少钱上有区别。先看其中一篇。
+# 这些文本来自鹭桥市的帮助中心，而这座城市并不存在。没有模型在预训练时读过它们，也就无从凭记忆作答。
+# 文档按**家族**分组，同族的文档非常相像：共享单车家族的十来篇，只在谁能用、何时、何地、多少钱上有区别。下面是其中一篇。
 # %% slug="passage"
 from IPython.display import Markdown
 
 Markdown(city.corpus["cycle-hire.cargo"].replace("\n", "\n\n", 1))
 # %% [markdown] slug="queries" lang="en"
 # A query has a type, and judges gave grades to passages: 3 answers it fully, 2 in part, 1 is the same family
-# but the wrong item. One query in three uses a **nickname** that citizens have for an office or a card.
+# but the wrong item. Two queries in five use a **nickname** that citizens have for an office or a card.
 # No passage explains these, as in most organisations. Keep an eye on them: they are what training will teach.
 # %% [markdown] slug="queries" lang="zh" of="be393741"
-# 每个查询都有类型，标注员给文档打了分：3 分完全回答，2 分回答一部分，1 分是同一家族、但不是要找的那一篇。
-# 大约三分之一的查询用了市民给机构、卡片起的**俗名**，没有一篇文档解释它们，多数单位里的情形也是这样。
-# 记住这些俗名：训练要教会模型的就是它们。
+# 每个查询（query）都有类型，标注员给文档评了相关等级：3 分完全回答，2 分回答一部分，1 分属于同一家族但不是要找的那一篇。
+# 约五分之二的查询用了市民给机构、卡片起的**俗名**；和多数单位的情形一样，没有一篇文档解释这些俗名。
+# 留意它们：训练要教会模型的正是这些。
 # %% slug="query-table"
 import pandas as pd
 
@@ -65,8 +65,8 @@ pd.DataFrame(rows)[["type", "query", "nicknames", "grades"]]
 # %% [markdown] slug="bm25" lang="zh" of="5ec68729"
 # ## 手算 BM25
 #
-# 经典做法只看词。词在整个文档集里越少见，分量越重（这叫 **idf**）；在这篇文档里出现得越多，得分越高，
-# 但增长越来越慢（由 $k_1$ 控制）；文档越长，折扣越大（由 $b$ 控制）：
+# 经典的方法只看词。一个词在语料库里越少见，分量越重（这叫 **idf**）；它在文档里出现得越多，得分越高，但增长越来越慢（由 $k_1$ 控制）；
+# 文档越长，折扣越大（由 $b$ 控制）：
 #
 # $$\text{score}(q, d) = \sum_{w \in q} \text{idf}(w)\,
 # \frac{f(w, d)}{f(w, d) + k_1\,(1 - b + b\,|d| / \overline{|d|})}$$
@@ -80,8 +80,8 @@ docs = {
 # With $N$ documents of which $n$ hold the word, Lucene's idf is $\ln(1 + (N - n + 0.5)/(n + 0.5))$.
 # Fill in the line marked `...`; the check below tells you whether it is right, and a folded cell has the solution.
 # %% [markdown] slug="idf" lang="zh" of="4241968b"
-# 共 $N$ 篇文档，其中 $n$ 篇含有这个词，Lucene 采用的 idf 是 $\ln(1 + (N - n + 0.5)/(n + 0.5))$。
-# 把 `...` 那一行补上；下面的检查会告诉你对不对，折叠的单元格里有参考答案。
+# 设共有 $N$ 篇文档，其中 $n$ 篇含有这个词，Lucene 采用的 idf 是 $\ln(1 + (N - n + 0.5)/(n + 0.5))$。
+# 补全标着 `...` 的那一行；下面的检查会告诉你对不对，折叠的单元格里有参考答案。
 # %% slug="ex-idf" tags=["exercise"]
 import math
 
@@ -102,7 +102,7 @@ check("idf", lambda: [idf("pass"), idf("student")], [0.1335314, 0.9808293])
 # Now the whole score, and the library beside it.
 # %% [markdown] slug="idf-read" lang="zh" of="a42fa702"
 # *pass* 三篇都有，几乎不提供信息；*student* 只在一篇里出现，分量很重。
-# 接着算完整的得分，再与库的结果对照。
+# 接下来算完整的得分，并与库的结果对照。
 # %% slug="bm25-by-hand"
 def bm25(query, words, k1=0.9, b=0.4):
     average = sum(map(len, docs.values())) / len(docs)
@@ -126,7 +126,7 @@ library
 # Equal to six digits. On real text the words are first cut out: English is stemmed, Chinese is cut into words by
 # jieba. Then the same formula runs over all 518 passages.
 # %% [markdown] slug="bm25-real" lang="zh" of="98a5a534"
-# 六位小数都一致。换成真实文本，先要切词：英文取词干，中文用 jieba 切成词。然后同一个公式算遍 518 篇文档。
+# 两边六位小数都一致。换成真实文本，先要分词：英文提取词干，中文用 jieba 切成词。然后用同一个公式给全部 518 篇文档打分。
 # %% slug="bm25-search"
 from retrieval_lab import lexical
 
@@ -142,11 +142,11 @@ words.search({"q": city.queries["cycle-hire.q05"]}, k=3)
 # **Reciprocal rank** asks: at which rank is the first relevant one (grade 2 or more)? **nDCG** adds up the grades,
 # each divided by $\log_2(\text{rank}+1)$, and divides by the best sum that any order could reach.
 # %% [markdown] slug="metrics" lang="zh" of="5be6c94a"
-# ## 怎样衡量一个顺序
+# ## 怎样衡量排序的好坏
 #
-# 假设系统返回四篇文档，得分依次是 1、0、3、0，另有一篇 2 分的没有返回。
-# **倒数排名**（reciprocal rank）问：第一篇相关文档（2 分以上）排第几？
-# **nDCG** 把每篇的分数除以 $\log_2(\text{排名}+1)$ 再相加，然后除以任何顺序所能达到的最大值。
+# 假设系统返回四篇文档，相关等级依次是 1、0、3、0，另有一篇 2 分的没有返回。
+# **倒数排名**（reciprocal rank）看的是：第一篇相关文档（2 分及以上）排第几？
+# **nDCG** 把每篇的等级除以 $\log_2(\text{排名}+1)$ 再相加，然后除以所有顺序中能达到的最大值。
 # %% slug="ex-ndcg" tags=["exercise"]
 def dcg(grades):
     # the grade at rank r counts 1 / log2(r + 1); ranks start at 1
@@ -169,8 +169,7 @@ library
 # The ideal order, 3, 2, 1, counts the passage that was missed. Leaving it out is a common bug: it would give
 # a system full marks for returning one good passage and hiding the rest.
 # %% [markdown] slug="metrics-trap" lang="zh" of="2385bce4"
-# 理想顺序 3、2、1 把漏掉的那一篇也算进去。漏算是常见的错误：那样的话，
-# 系统只返回一篇好文档、把其余的全藏起来，也能拿满分。
+# 理想顺序 3、2、1 把漏掉的那一篇也算在内。不算它是一种常见的错误：那样的话，系统只返回一篇好文档、把其余的全藏起来，也能拿满分。
 # %% [markdown] slug="dense" lang="en"
 # ## Searching by meaning
 #
@@ -179,8 +178,8 @@ library
 # %% [markdown] slug="dense" lang="zh" of="f9a4bb51"
 # ## 按语义检索
 #
-# 预训练编码器把每段文本变成一个向量，意思相近的文本指向相近的方向；第 01 课会把它拆开来看。
-# 这里先当黑盒用，它和 BM25 一样有 `search`。编码 518 篇文档大约要半分钟。
+# 预训练编码器（encoder）把每段文本变成一个向量，意思相近的文本，向量的方向也相近；第 01 课会把它拆开来看。
+# 这里先把它当作黑盒，和 BM25 一样调用 `search`。编码 518 篇文档大约要半分钟。
 # %% slug="dense-search"
 from retrieval_lab import embedding, profiles, search
 
@@ -200,9 +199,9 @@ experiment.show(table)
 # around. **p** is how often swapping the two systems' results at random gives a difference this large.
 # Neither says anything about texts unlike these.
 # %% [markdown] slug="read-table" lang="zh" of="97634d8e"
-# 看 *dense* 这一行。Δ 是它的 nDCG@10 减去 BM25 的，用的是同一批查询。
-# **置信区间**来自对查询重抽 10,000 次：区间里含有 0，就说明换一批问题，高下可能颠倒。
-# **p** 是随机对调两个系统的结果时，出现这么大差距的频率。两者都不能说明别的文本上会怎样。
+# 看 *dense* 这一行。Δ 是它的 nDCG@10 减去 BM25 的 nDCG@10，用的是同一批查询。
+# **置信区间**来自对查询重抽样 10,000 次：区间如果包含 0，换一批问题，两者的高下就完全可能颠倒。
+# **p** 是随机对调两个系统的结果时，出现这么大差距的频率。对于和这里不同的文本，两者都说明不了什么。
 # %% slug="plot"
 from retrieval_lab import plots
 
@@ -212,7 +211,7 @@ ax = plots.comparison(table)
 #
 # Alt text of the figure above: one dot a system with its interval; the text below needs only the table.
 # %% [markdown] slug="by-type" lang="zh" of="a989d850"
-# 平均值看不出谁在哪里占优。把各类查询分开看。
+# 平均值看不出谁在哪里占优。下面把各类查询分开看。
 #
 # 上图说明：每个系统一个点，横线是置信区间；下文只用到表中的数。
 # %% slug="by-type-table"
@@ -242,9 +241,10 @@ pd.DataFrame(columns).round(2)
 # %% [markdown] slug="recap" lang="zh" of="a184ecae"
 # ## 回顾
 #
-# 你认识了一个测试集（文档、查询、标注），分别用 BM25 和预训练编码器检索，量出各自的好坏，
-# 并结合置信区间读懂了差距。提问者用的词和文档一样时，按词检索占优；换一种说法来问，它几乎什么都找不到。
-# 下一课用这座城市自己的问题来微调编码器。
+# 你认识了一个检索数据集（文档、查询、相关等级），分别用 BM25 和预训练编码器检索，测出各自的好坏，并结合置信区间读懂了差距。
+# 提问者的用词和文档一样时，按词检索占优；换一种说法来问，它几乎什么都找不到。
+# 下一课（01）用这座城市自己的问题来微调编码器。
 #
 # **延伸阅读。** Robertson、Zaragoza 2009，*The Probabilistic Relevance Framework: BM25 and Beyond*；
-# Järvelin、Kekäläinen 2002（nDCG）；Sakai 2006（bootstrap）；Thakur 等 2021，*BEIR*。
+# Järvelin、Kekäläinen 2002，*Cumulated gain-based evaluation of IR techniques*；Sakai 2006，讲自助法（bootstrap）；
+# Thakur 等 2021，*BEIR*。

@@ -8,10 +8,10 @@
 # %% [markdown] slug="objectives" lang="zh" of="d1def826"
 # 这一课里，你会
 #
-# * 亲手把一段文本变成一个向量，与模型给出的数一致；
+# * 亲手把一段文本变成一个向量，与模型自己的输出一致；
 # * 用两行代码写出训练它的损失，与库的结果一致；
 # * 用这座城市的问题微调一个预训练编码器，在 CPU 上只要几分钟；
-# * 量出提升有多大、置信区间多宽，再看看哪些查询变差了。
+# * 测出提升及其置信区间，再看看哪些查询反而变差了。
 # %% slug="load"
 from retrieval_lab import corpora, embedding, profiles
 
@@ -28,8 +28,8 @@ model
 # %% [markdown] slug="tokens" lang="zh" of="16fbfa5b"
 # ## 从词元到一个向量
 #
-# 编码器给每个词元一个 384 维的向量，向量随上下文而变。两段文本的词元数往往不同，
-# 所以先要把每段文本合成**一个**向量。最常用的办法是对真正的词元取平均；填充只是为了凑齐一批，不能算进去。
+# 编码器给每个词元（token）一个 384 维的向量，这个向量随上下文而变。两段文本的词元数往往不同，所以先要把每段文本合成**一个**向量。
+# 最常用的办法是对真正的词元取平均；填充（padding）只是为了凑齐一批，不能算进去。
 # %% slug="token-vectors"
 import torch
 
@@ -57,8 +57,7 @@ check("mean_pool", lambda: mean_pool(two_tokens, real), [[2.0, 1.0]])
 # Only the direction of a vector carries meaning here, so each is scaled to length 1. The dot product of two such
 # vectors is their **cosine**: 1 for the same direction, 0 for unrelated ones.
 # %% [markdown] slug="unit" lang="zh" of="1d35c98e"
-# 这里只有方向带着语义，所以把每个向量缩放到长度 1。两个这样的向量做点积，得到的就是**余弦**：
-# 方向相同为 1，毫不相干为 0。
+# 这里只有向量的方向带有语义，所以把每个向量的长度都缩放到 1。两个这样的向量的点积就是它们的**余弦**：方向相同为 1，毫不相干为 0。
 # %% slug="by-hand"
 import numpy as np
 
@@ -72,8 +71,8 @@ assert np.allclose(by_hand, library, atol=1e-5)
 # or "passage: "; leaving it out, or putting it in twice, costs quality without an error message. It is saved with the
 # model, and `encode_query` and `encode_document` put it in once.
 # %% [markdown] slug="prompts" lang="zh" of="4ed3bc08"
-# 与模型自己的 `encode` 一致。有些编码器训练时在每段文本前加一小段**提示词**，如 "query: " 或 "passage: "；
-# 漏掉或加了两遍都不会报错，只会变差。提示词和模型一起保存，`encode_query`、`encode_document` 会各加一次。
+# 与模型自己的 `encode` 一致。有些编码器在训练时给每段文本前加了一小段**提示词**（prompt），如 "query: " 或 "passage: "；
+# 漏加或重复加都不会报错，只会让效果变差。提示词随模型一起保存，`encode_query` 和 `encode_document` 会自动加一次。
 # %% slug="show-prompts"
 model.prompts
 
@@ -87,9 +86,9 @@ model.prompts
 # %% [markdown] slug="loss" lang="zh" of="d1fa2045"
 # ## 损失：在一批里认出自己的答案
 #
-# 训练时给模型看成对的查询和能回答它的文档。一批有 $n$ 对，对每个查询来说，自己的那篇是正确类别，
-# 另外 $n - 1$ 篇是错误类别，这就是**批内负例**（in-batch negatives）。
-# 把余弦除以**温度**（常用 0.05）做 softmax，再取交叉熵，就是损失。
+# 训练时，模型看到的是成对的查询和能回答它的文档。
+# 一批有 $n$ 对，对每个查询来说，与它配对的那篇是正确类别，其余 $n - 1$ 篇是错误类别，也就是**批内负例**（in-batch negatives）。
+# 把余弦除以**温度**（temperature，常用 0.05），做 softmax 再取交叉熵，就是损失。
 # %% slug="ex-info-nce" tags=["exercise"]
 def info_nce(queries, docs, temperature=0.05):  # both (n, dim), rows of length 1
     scores = queries @ docs.T / temperature  # solution: (n, n) cosines / temperature
@@ -103,7 +102,7 @@ check("info_nce", lambda: info_nce(torch.eye(2), torch.eye(2), 1.0), 0.3132617)
 # By hand: both queries have the scores 1 and 0, so the loss is $-\ln\frac{e}{e + 1} = 0.3133$. The library's loss
 # on random vectors agrees:
 # %% [markdown] slug="loss-hand" lang="zh" of="a3b035fd"
-# 手算：两个查询的得分都是 1 和 0，损失是 $-\ln\frac{e}{e + 1} = 0.3133$。换成随机向量，与库的损失也一致：
+# 手算：两个查询的得分都是 1 和 0，所以损失是 $-\ln\frac{e}{e + 1} = 0.3133$。换成随机向量，与库算出的损失也一致：
 # %% slug="loss-library"
 from sentence_transformers.sentence_transformer import losses
 
@@ -123,8 +122,8 @@ library
 # %% [markdown] slug="data" lang="zh" of="3d03fae9"
 # ## 训练文件
 #
-# 每行一个 JSON 对象：查询、能回答它的文档，以及难负例（很像、但答不了的文档）。
-# 它们出自训练集的 30 个家族，测试集用的是另外的家族。动手训练之前，先让数据医生查一查这类文件常见的毛病。
+# 每行一个 JSON 对象：一个查询、能回答它的文档，以及难负例（hard negatives），即很像但答不了的文档。
+# 它们出自训练集的 30 个家族，测试集用的是另外的家族。开始训练之前，先让数据医生查一查这类文件常见的问题。
 # %% slug="doctor"
 from retrieval_lab import doctor
 
@@ -144,7 +143,7 @@ data[0]["query"]
 # %% [markdown] slug="before" lang="zh" of="acb32e58"
 # ## 微调之前
 #
-# 先量一量起点。未经微调的模型编码出的向量要留着，后面对比要用。
+# 先测一测起点。未经微调的模型编码出的向量要留着，后面对比时要用。
 # %% slug="zero-shot"
 from retrieval_lab import experiment, lexical, search
 
@@ -160,9 +159,9 @@ experiment.show(experiment.compare([words, zero_shot], city))
 # %% [markdown] slug="train" lang="zh" of="823c8729"
 # ## 微调
 #
-# 训练器是 sentence-transformers 自带的。在 CPU 上跑得快靠两点：长度相近的文本放在一批，不用 dropout。
-# 一批里同一篇文档不出现两次，否则查询会被推离自己的答案。
-# 多语言模型的词表占了 1.18 亿权重中的 0.96 亿，训练时保持不动。
+# 训练器用的就是 sentence-transformers 自己的。在 CPU 上跑得快靠两点：把长度相近的文本放在同一批，不用 dropout。
+# 同一批里不会重复出现一篇文档，否则查询会被推离自己的答案。
+# 多语言模型的词向量表占 1.18 亿个权重中的 0.96 亿个，训练时保持不动。
 # %% slug="fine-tune"
 from retrieval_lab.training import Config
 
@@ -184,8 +183,8 @@ experiment.show(table)
 # *zero-shot* is more than the luck of these questions. It is a statement about this city's help centre; what
 # happened to other texts has to be measured on them.
 # %% [markdown] slug="read-after" lang="zh" of="a296f7ec"
-# 每一行与上面一行比较。看 *fine-tuned*：如果置信区间整个在 0 以上，相对 *zero-shot* 的提升就不只是碰巧。
-# 这个结论只针对这座城市的帮助中心；换成别的文本会怎样，要另外测量。
+# 每一行都与上一行比较。看 *fine-tuned*：如果置信区间整个在 0 以上，相对 *zero-shot* 的提升就不只是这批问题碰巧带来的。
+# 这个结论只针对这座城市的帮助中心；在别的文本上会怎样，要另外测量。
 # %% slug="plot-after"
 from retrieval_lab import plots
 
@@ -198,7 +197,7 @@ ax = plots.comparison(table)
 # %% [markdown] slug="nicknames" lang="zh" of="cfe6cd14"
 # ## 它学到了什么？
 #
-# 一部分是词汇。带俗名的查询用的是市民才懂的叫法；这些俗名，模型在训练时于*别的*家族的问题里见过。
+# 一部分是词汇。带俗名的查询用的是只有市民才用的叫法；训练时，模型在**别的**家族的问题里见过这些俗名。
 # %% slug="nickname-gain"
 import pandas as pd
 
@@ -216,7 +215,7 @@ pd.DataFrame(means).round(3)
 #
 # Alt text: two 4 × 4 grids of cosines; darker means closer.
 # %% [markdown] slug="heatmap" lang="zh" of="8846cac7"
-# 同一家族里四个问题与四篇文档的余弦，左为微调前，右为微调后。对角线上是各自的正确文档；训练应当让对角线更突出。
+# 同一家族里四个问题与四篇文档的余弦，左为微调前，右为微调后。每个问题的正确文档在对角线上；训练应当让对角线更突出。
 #
 # 图示：两个 4 × 4 的余弦矩阵，颜色越深越接近。
 # %% slug="plot-heatmap"
@@ -238,8 +237,8 @@ questions
 # The same vectors on a plane: five test families, passages as dots, their questions as crosses. The projection (PCA)
 # keeps only a small part of 384 dimensions; use it to see neighbourhoods, never to measure.
 # %% [markdown] slug="map" lang="zh" of="5d57976c"
-# 把向量画到平面上：五个测试家族，圆点是文档，叉是提问。
-# 这种投影（PCA）只保留 384 维里的一小部分信息；可以看远近亲疏，不能拿来度量。
+# 把同样的向量画到平面上：五个测试家族，圆点是文档，叉是问题。
+# 这种投影（PCA）只保留 384 维里的一小部分信息；可以用来看谁和谁相邻，不能用来度量。
 # %% slug="plot-map"
 from sklearn.decomposition import PCA
 
@@ -262,8 +261,8 @@ for ax, index in zip(axes, [zero_shot, tuned], strict=True):
 # %% [markdown] slug="worse" lang="zh" of="e1c41f68"
 # ## 哪些查询变差了？
 #
-# 平均值上升，也可能有查询变差。每根柱子是一个查询，蓝色变好，红色变差。
-# 相信提升之前，先读一读变差最多的几条：它们暴露训练数据没有覆盖到的地方，或者标注本身有误。
+# 平均值上升，仍可能有查询变差。每根柱子是一个查询，蓝色变好，红色变差。
+# 相信提升之前，先读一读变差最多的几条：它们会暴露训练数据没有覆盖到的地方，或者有误的标注。
 # %% slug="plot-worse"
 before, after = scores["zero-shot"], scores["fine-tuned"]
 ax = plots.differences(before, after)
@@ -273,12 +272,11 @@ worst = (after - before).sort_values().head(3)
 # ## Saved, and loaded without us
 #
 # The folder holds weights, pooling, prompts and length. Plain sentence-transformers loads it and gives the same vectors,
-# also for an empty text and for one of 2,000 characters.
+# also for an empty text and for one of 1,800 characters.
 # %% [markdown] slug="save" lang="zh" of="b13a7529"
-# ## 保存，以及脱离本仓库加载
+# ## 保存，然后不靠本仓库加载
 #
-# 文件夹里有权重、池化方式、提示词和长度。用 sentence-transformers 直接加载，得到的向量一样，
-# 空文本和 2,000 字的长文本也不例外。
+# 文件夹里有权重、池化方式、提示词和最大长度。直接用 sentence-transformers 加载，得到的向量相同，空文本和 1,800 字符的长文本也不例外。
 # %% slug="reload"
 import tempfile
 
@@ -302,7 +300,7 @@ again
 # ## 练习：另一种池化
 #
 # 有些模型不取平均，而取第一个词元的向量。写出 `cls_pool`。
-# 训练时用一种、使用时换另一种，会怎样？`embedding.load` 不替你猜。
+# 训练时用一种、使用时换另一种，会怎样？`embedding.load` 不会替你猜。
 # %% slug="ex-cls-pool" tags=["exercise"]
 def cls_pool(tokens):  # (n, length, dim)
     return tokens[:, 0]  # solution: the first token of each text
@@ -322,9 +320,8 @@ check("cls_pool", lambda: cls_pool(two_tokens), [[1.0, 0.0]])
 # %% [markdown] slug="recap" lang="zh" of="52a8f454"
 # ## 回顾
 #
-# 你把词元向量池化成一个向量，写出了批内负例的损失，用 840 个问题微调了真实的编码器，量出了提升和置信区间，
-# 也读了变差的查询。想扩大规模，把环境变量设成 `RETRIEVAL_LAB_PROFILE=full`：
-# 同样的单元格会从模型仓库加载更大的模型，并使用 GPU。
+# 你把词元向量池化（pooling）成一个向量，写出了用批内负例的损失，用 840 个问题微调了真实的编码器，测出了提升及其置信区间，也读了变差的查询。
+# 想扩大规模，就设置环境变量 `RETRIEVAL_LAB_PROFILE=full`：同样的单元格会从模型仓库加载更大的模型，并使用 GPU。
 #
 # **延伸阅读。** Reimers、Gurevych 2019，*Sentence-BERT*；Henderson 等 2017（批内负例）；
 # Karpukhin 等 2020，*Dense Passage Retrieval*；Wang 等 2024，*Multilingual E5*。
