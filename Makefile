@@ -3,25 +3,28 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# LANG=zh counts when it is typed after make; the shell's own LANG does not.
+IN := $(if $(filter command,$(firstword $(origin LANG))),$(if $(filter zh%,$(LANG)),zh,en),en)
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .PHONY: help demo lab test check build lessons bench clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+	@awk -F ':.*## ' '/^[a-z]+:.*##/ {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST) | sort
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "== setting up $(VENV) (first time: a few minutes, about 1.5 GB)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@sh scripts/install.sh $(BIN)/python
 	@touch $@
 
 demo: $(STAMP) ## fine-tune a real encoder on real text and show by how much it helped; `make demo LANG=zh` in Chinese
-	@$(BIN)/retrieval-lab demo $(if $(filter zh%,$(LANG)),--lang zh,--lang en)
+	@$(BIN)/retrieval-lab demo --lang $(IN)
 
 lab: $(STAMP) ## open JupyterLab at the first lesson
-	@$(BIN)/jupyter lab notebooks/$(if $(filter zh%,$(LANG)),zh,en)/00_start_here.ipynb
+	@$(BIN)/jupyter lab notebooks/$(IN)/00_start_here.ipynb
 
 test: $(STAMP) ## unit and reference tests, then every lesson in profile SMOKE
 	@$(BIN)/python -m pytest
@@ -33,7 +36,7 @@ check: $(STAMP) ## style, lessons, generated data, corpus
 	@$(BIN)/python data/build.py --check
 	@$(BIN)/retrieval-lab corpus-check --quick
 
-build: $(STAMP) ## write the generated files: data, notebooks, README tables
+build: $(STAMP) ## write the generated files: data, notebooks, lesson tables
 	@$(BIN)/python data/build.py
 	@$(BIN)/python notebooks/lessons.py build
 

@@ -20,6 +20,11 @@ def finetune(names: list[str]) -> None:
     """Zero-shot against fine-tuned, one collection after another; writes finetune.md."""
     for name in names or ["city_services:en", "city_services:zh", "scifact:en"]:
         source, lang = name.split(":")
+        try:
+            corpora.load(source, lang, "test")
+        except FileNotFoundError as missing:
+            print(f"skipped {name}: {missing}; RETRIEVAL_LAB_DATA names the folder that holds beir/")
+            continue
         add_row("finetune.md", name, finetune_one(source, lang))
 
 

@@ -14,7 +14,7 @@ def token_budget(lengths: list[int], budget: int = 2048) -> list[list[int]]:
     Parameters
     ----------
     lengths : tokens of each text
-    budget : tokens of a padded batch. 2048 was fastest on two cores, see benchmarks/
+    budget : tokens of a padded batch. 2048 was fastest on two cores
 
     A text longer than the budget is a batch of its own; every index appears once.
 
@@ -41,9 +41,9 @@ class BucketBatchSampler(DefaultBatchSampler):
     ----------
     lengths : tokens of each row of the dataset, e.g. of its longest text
     texts : the texts of each row that must not meet in a batch
-    window : batches that are sorted by length together; 8 keeps neighbours random and padding near 10 %
+    window : batches that are sorted by length together; 8 keeps neighbours random and padding low
 
-    Source: lesson 07; the padding measured in benchmarks/.
+    Source: lesson 07; timed in benchmarks/speed.md.
     """
 
     def __init__(self, dataset, batch_size, drop_last=False, *, lengths, texts, window=8, **kwargs):

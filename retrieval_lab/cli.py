@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
         os.environ["RETRIEVAL_LAB_LANG"] = options.lang
     try:
         return options.run(options) or 0
-    except (FileNotFoundError, RuntimeError, ValueError) as problem:
+    except (OSError, RuntimeError, ValueError) as problem:
         print(f"retrieval-lab {options.command}: {problem}", file=sys.stderr)
         return 2
 

@@ -149,6 +149,16 @@ def _checked_folder(folder: Path) -> Path:
     )
 
 
+OTHER_FRAMEWORKS = ["onnx/*", "openvino/*", "*.onnx*", "*.h5", "*.ot", "*.msgpack", "*.mlmodel", "*.tflite"]
+
+
+def _with_weights(folder: Path) -> Path:
+    """The snapshot, unless it is only a part of one: a cached tokenizer looks like a model until it is loaded."""
+    if any(folder.rglob("*.safetensors")) or any(folder.rglob("pytorch_model*.bin")):
+        return folder
+    raise OSError(say(en=f"{folder} has no weights, only some of the files", zh=f"{folder} 里没有权重，只有部分文件"))
+
+
 def _from_hub_cache(entry: Entry) -> Path:
     return _from_hub(entry, local_files_only=True)
 
@@ -157,7 +167,8 @@ def _from_hub(entry: Entry, local_files_only: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(entry.hub_id, local_files_only=local_files_only, etag_timeout=5))
+        options = {"local_files_only": local_files_only, "etag_timeout": 5, "ignore_patterns": OTHER_FRAMEWORKS}
+        return _with_weights(Path(snapshot_download(entry.hub_id, **options)))
     except (OSError, ValueError, RuntimeError) as problem:  # the hub's own errors derive from these
         if getattr(problem, "errno", None) == errno.ENOSPC:
             raise _disk_full(problem) from problem

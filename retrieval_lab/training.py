@@ -33,7 +33,7 @@ class Config(BaseModel):
     max_grad_norm: Positive = 1.0
     temperature: Positive = 0.05  # of the softmax over the batch: SimCSE, section 3; smaller is steeper, E5 wants 0.02
     max_seq_length: Count | None = None  # tokens; None: the model's own
-    dropout: bool = False  # off: about twice as fast on a CPU, no visible cost on these sizes (benchmarks/)
+    dropout: bool = False  # off: its random numbers are slow on a CPU (benchmarks/speed.md)
     freeze_word_embeddings: bool = True  # only tables of over 100,000 rows: most of a multilingual model's weights
     seed: int = 0
     logging_steps: Count = 10

@@ -31,7 +31,7 @@ city
 # The texts come from the help centre of Heronbridge, a city that does not exist. No model has read them in
 # pretraining, so none can answer from memory. They come in **families of near-twins**: eleven passages about
 # shared bicycles differ in who, when, where and how much. Here is one of them.
-# %% [markdown] slug="corpus" lang="zh" of="fec9ecfa"
+# %% [markdown] slug="corpus" lang="zh" of="0b5a8d2c"
 # 这些文本来自鹭桥市的帮助中心，而这座城市并不存在。没有模型在预训练时读过它们，也就无从凭记忆作答。
 # 文档按**家族**分组，同族的文档非常相像：共享单车家族的十来篇，只在谁能用、何时、何地、多少钱上有区别。下面是其中一篇。
 # %% slug="passage"
@@ -42,7 +42,7 @@ Markdown(city.corpus["cycle-hire.cargo"].replace("\n", "\n\n", 1))
 # A query has a type, and judges gave grades to passages: 3 answers it fully, 2 in part, 1 is the same family
 # but the wrong item. Two queries in five use a **nickname** that citizens have for an office or a card.
 # No passage explains these, as in most organisations. Keep an eye on them: they are what training will teach.
-# %% [markdown] slug="queries" lang="zh" of="be393741"
+# %% [markdown] slug="queries" lang="zh" of="c884be52"
 # 每个查询（query）都有类型，标注员给文档评了相关等级：3 分完全回答，2 分回答一部分，1 分属于同一家族但不是要找的那一篇。
 # 约五分之二的查询用了市民给机构、卡片起的**俗名**；和多数单位的情形一样，没有一篇文档解释这些俗名。
 # 留意它们：训练要教会模型的正是这些。

