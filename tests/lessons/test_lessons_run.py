@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from retrieval_lab import corpus_check
+
 ROOT = Path(__file__).resolve().parents[2]
 REGISTER = tomllib.loads((ROOT / "notebooks" / "lessons.toml").read_text(encoding="utf-8"))
 RUNS = [(lesson["id"], "en") for lesson in REGISTER["lesson"]] + [("01", "zh")]
@@ -41,3 +43,8 @@ def test_sources_translations_and_generated_notebooks_agree():
 def test_generated_data_agrees_with_its_sources():
     result = subprocess.run([sys.executable, "data/build.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_shipped_corpus_passes_every_quick_check():
+    table = corpus_check.run(quick=True)
+    assert table["ok"].all(), table[~table["ok"]].to_string()
