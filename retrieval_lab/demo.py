@@ -2,10 +2,12 @@
 The cells of lesson 01 in one run, for whoever wants to see the result first.
 """
 
+import hashlib
+import tempfile
 import time
 from pathlib import Path
 
-from retrieval_lab import corpora, embedding, experiment, formats, lexical, search, training
+from retrieval_lab import corpora, embedding, experiment, formats, lexical, models, search, training
 from retrieval_lab.profiles import current, say
 
 
@@ -57,6 +59,29 @@ def config(profile, lang: str, folder: Path) -> training.Config:
         max_seq_length=profile.max_seq_length,
         temperature=profile.temperature(lang),
     )
+
+
+def retriever(lang: str):
+    """The fine-tuned encoder of lesson 01, which later lessons start from: trained once, then loaded.
+
+    Kept beside the downloaded models, under a name that changes with the profile's sizes and with the training file.
+
+    >>> model = retriever("en")  # doctest: +SKIP
+    """
+    from filelock import FileLock
+
+    profile = current()
+    data, settings = training_data(lang, profile.n_train), config(profile, lang, Path("runs/retriever"))
+    made_from = f"{profile.encoder(lang)} {settings.model_dump_json()} {data.to_list()}"
+    folder = models.cache_dir() / "trained" / f"retriever-{lang}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            model = embedding.train(embedding.load(profile.encoder(lang)), data, settings)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # a rename makes it appear whole
+                model.save_pretrained(f"{scratch}/model")
+                Path(scratch, "model").rename(folder)
+    return embedding.load(folder)
 
 
 def _write(table, folder: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from retrieval_lab import batching, models
 from retrieval_lab.profiles import say
-from retrieval_lab.training import Config
+from retrieval_lab.training import Config, fit
 
 
 def load(name: str | Path, pooling: str | None = None):
@@ -132,20 +132,16 @@ def train(model, data, config: Config | None = None):
 
     Source: Henderson et al. 2017, section 4 (in-batch negatives); Karpukhin et al. 2020, section 3.2; lesson 01.
     """
-    from sentence_transformers import SentenceTransformerTrainer
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     config = config or Config()
     columns = _checked_columns(data)
-    with config.applied_to(model):
-        trainer = SentenceTransformerTrainer(
-            model=model,
-            args=_arguments(model, columns, config, _sampler(model, data, columns)),
-            train_dataset=data.select_columns(columns),
-            loss=MultipleNegativesRankingLoss(model, scale=1 / config.temperature),
-        )
-        trainer.train()
-    return model.eval()
+    loss = MultipleNegativesRankingLoss(model, scale=1 / config.temperature)
+    with config.applied_to(model):  # lengths are counted after truncation
+        sampler = _sampler(model, data, columns)
+    return fit(
+        model, data.select_columns(columns), loss, config, prompts=_prompts(model, columns), batch_sampler=sampler
+    )
 
 
 def _checked_columns(data) -> list[str]:
@@ -160,12 +156,10 @@ def _checked_columns(data) -> list[str]:
     return columns
 
 
-def _arguments(model, columns: list[str], config: Config, sampler):
-    from sentence_transformers import SentenceTransformerTrainingArguments
-
+def _prompts(model, columns: list[str]) -> dict[str, str] | None:
+    """The prompt of each column that has one."""
     prompt = {name: _prompt(model, "query" if name == "query" else "document") for name in columns}
-    prompts = {name: text for name, text in prompt.items() if text}
-    return SentenceTransformerTrainingArguments(**config.arguments(), prompts=prompts or None, batch_sampler=sampler)
+    return {name: text for name, text in prompt.items() if text} or None
 
 
 def _prompt(model, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""One typed configuration for training, with the ecosystem's argument names.
+"""One typed configuration for training, with the ecosystem's argument names, and the one function that trains any family.
 Taught in lesson 01 (the first five fields) and lesson 07.
 """
 
@@ -35,12 +35,18 @@ class Config(BaseModel):
     max_seq_length: Count | None = None  # tokens; None: the model's own
     dropout: bool = False  # off: its random numbers are slow on a CPU (benchmarks/speed.md)
     freeze_word_embeddings: bool = True  # only tables of over 100,000 rows: most of a multilingual model's weights
+    use_lora: bool = False  # train low-rank adapters instead of all weights
+    lora_r: Count = 16  # rank of the adapters
+    lora_alpha: Count = 32  # their scale is lora_alpha / lora_r
+    lora_target_modules: str | list[str] = "all-linear"  # "all-linear", or names such as ["q_proj", "v_proj"]
+    loss_type: str | None = None  # a family's own names; None: its default
     seed: int = 0
     logging_steps: Count = 10
 
     def arguments(self) -> dict:
         """The fields that are arguments of the libraries' trainers, as they name them."""
-        ours = {"temperature", "max_seq_length", "dropout", "freeze_word_embeddings", "warmup_ratio"}
+        ours = {"temperature", "max_seq_length", "dropout", "freeze_word_embeddings", "warmup_ratio", "loss_type"}
+        ours |= {name for name in type(self).model_fields if "lora" in name}
         fields = self.model_dump(exclude=ours)
         # transformers 5 reads a warm-up below 1 as a share of all steps.
         return fields | {
@@ -75,3 +81,39 @@ class Config(BaseModel):
                 table.requires_grad_(True)
             if self.max_seq_length:
                 model.max_seq_length = length
+
+
+def fit(model, data, loss, config: Config, *, evaluator=None, **arguments):
+    """Train a model of sentence-transformers, of any family, with its own trainer; the model is changed in place and returned.
+
+    Parameters
+    ----------
+    model : SentenceTransformer, MultiVectorEncoder or CrossEncoder
+    data : datasets.Dataset with the columns that the loss wants, in its order
+    loss : a loss object of the model's family
+    config : what to train with
+    evaluator : a sentence-transformers evaluator
+    arguments : further training arguments of the library, e.g. ``prompts`` or ``batch_sampler``
+
+    Source: lesson 07.
+    """
+    trainer_class = _trainer_class(model)
+    with config.applied_to(model):
+        args = trainer_class.training_args_class(**config.arguments(), **arguments)
+        trainer = trainer_class(model=model, args=args, train_dataset=data, loss=loss, evaluator=evaluator)
+        trainer.train()
+    return model.eval()
+
+
+def _trainer_class(model):
+    from sentence_transformers import (
+        CrossEncoder,
+        CrossEncoderTrainer,
+        MultiVectorEncoder,
+        MultiVectorEncoderTrainer,
+        SentenceTransformerTrainer,
+    )
+
+    # By family, not by the class named in the model: a learner's own subclass trains as its parent does.
+    families = {CrossEncoder: CrossEncoderTrainer, MultiVectorEncoder: MultiVectorEncoderTrainer}
+    return next((t for family, t in families.items() if isinstance(model, family)), SentenceTransformerTrainer)
