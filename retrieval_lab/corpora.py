@@ -148,7 +148,12 @@ def _read_qrels(folder: Path, split: str) -> dict[str, dict[str, int]]:
     path = folder / "qrels" / f"{split}.tsv"
     if not path.is_file():
         there = sorted(file.stem for file in (folder / "qrels").glob("*.tsv"))
-        raise FileNotFoundError(f"{folder.name} has no split {split!r}; it has {', '.join(there) or 'none'}")
+        raise FileNotFoundError(
+            say(
+                en=f"{folder.name} has no split {split!r}; it has {', '.join(there) or 'none'}",
+                zh=f"{folder.name} 没有划分 {split!r}；有的是 {'、'.join(there) or '（无）'}",
+            )
+        )
     qrels: dict[str, dict[str, int]] = {}
     with open(path, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 2):

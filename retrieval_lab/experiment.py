@@ -37,7 +37,12 @@ def compare(systems: list, collection: Collection, baseline: int | str = 0, name
 
     labels = [system.name for system in systems]
     if len(set(labels)) < len(labels):
-        raise ValueError(f"systems need names of their own, got {labels}; give each a `name`")
+        raise ValueError(
+            say(
+                en=f"systems need names of their own, got {labels}; give each a `name`",
+                zh=f"每个系统要有自己的名字，现在是 {labels}；分别给出 `name`",
+            )
+        )
     base = _row(labels, baseline)
     runs = {system.name: system.search(collection.queries, k) for system in systems}
     options = {"per_query": True, "relevant": collection.relevant}

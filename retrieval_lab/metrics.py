@@ -4,6 +4,8 @@ Taught in lesson 00.
 
 import numpy as np
 
+from retrieval_lab.profiles import say
+
 DEFAULT = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
 
 
@@ -32,11 +34,17 @@ def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False, r
 
     if unknown := [query_id for query_id in run if query_id not in qrels]:
         raise ValueError(
-            f"the run has query {unknown[0]!r} ({len(unknown)} in all) without judgements; search only judged queries"
+            say(
+                en=f"the run has query {unknown[0]!r} ({len(unknown)} in all) without judgements; search only judged queries",
+                zh=f"检索结果里的查询 {unknown[0]!r}（共 {len(unknown)} 个）没有标注；只检索有标注的查询",
+            )
         )
     if not qrels:
         raise ValueError(
-            "there is no judged query, so there is nothing to average; was the collection filtered to nothing?"
+            say(
+                en="there is no judged query, so there is nothing to average; was the collection filtered to nothing?",
+                zh="没有一个带标注的查询，无从求平均；是不是把测试集筛空了？",
+            )
         )
     measures = {name: _measure(name, relevant) for name in metrics}
     place = {query_id: i for i, query_id in enumerate(qrels)}
@@ -56,7 +64,10 @@ def _plain(run: dict) -> dict:
     for query_id, docs in run.items():
         if bad := [doc_id for doc_id, score in docs.items() if score != score]:
             raise ValueError(
-                f"the score of document {bad[0]!r} for query {query_id!r} is NaN; such a run has no order: mend the system"
+                say(
+                    en=f"the score of document {bad[0]!r} for query {query_id!r} is NaN; such a run has no order: mend the system",
+                    zh=f"查询 {query_id!r} 下文档 {bad[0]!r} 的得分是 NaN，排不出次序；先修好这个系统",
+                )
             )
         best_first = sorted(zip(docs.values(), docs, strict=True), reverse=True)
         if docs:
@@ -75,7 +86,10 @@ def _measure(name: str, relevant: int):
             raise ValueError("the number after @ must be 1 or more")
     except (NameError, ValueError, SyntaxError, AssertionError) as problem:
         raise ValueError(
-            f"metric {name!r} is not known ({problem}); try one of {', '.join(DEFAULT)}, MAP, Hit@5"
+            say(
+                en=f"metric {name!r} is not known ({problem}); try one of {', '.join(DEFAULT)}, MAP, Hit@5",
+                zh=f"不认识指标 {name!r}（{problem}）；可用的有 {'、'.join(DEFAULT)}、MAP、Hit@5",
+            )
         ) from None
     return measure(rel=relevant) if "rel" in measure.SUPPORTED_PARAMS else measure
 
@@ -131,5 +145,10 @@ def randomisation_test(a, b, n_resamples: int = 10_000, seed: int = 0) -> float:
 def _difference(a, b) -> np.ndarray:
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise ValueError(f"a has shape {a.shape}, b {b.shape}; both need one value for each of the same queries")
+        raise ValueError(
+            say(
+                en=f"a has shape {a.shape}, b {b.shape}; both need one value for each of the same queries",
+                zh=f"a 的形状是 {a.shape}，b 是 {b.shape}；两者要对同一批查询各有一个值",
+            )
+        )
     return b - a

@@ -36,9 +36,14 @@ def top_k(queries: np.ndarray, docs: np.ndarray, k: int) -> tuple[np.ndarray, np
     ([[1, 0]], [[0.6, 0.0]])
     """
     if queries.shape[1] != docs.shape[1]:
-        raise ValueError(f"queries have {queries.shape[1]} dims, docs {docs.shape[1]}; encode both with the same model")
+        raise ValueError(
+            say(
+                en=f"queries have {queries.shape[1]} dims, docs {docs.shape[1]}; encode both with the same model",
+                zh=f"查询是 {queries.shape[1]} 维，文档是 {docs.shape[1]} 维；两边要用同一个模型编码",
+            )
+        )
     if k < 1:
-        raise ValueError(f"k={k}; use 1 or more")
+        raise ValueError(say(en=f"k={k}; use 1 or more", zh=f"k={k}；至少为 1"))
     cosines = _unit(queries, "query") @ _unit(docs, "document").T  # (n_queries, n_docs)
     indices = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     return indices, np.take_along_axis(cosines, indices, axis=1)
@@ -48,8 +53,12 @@ def _unit(vectors: np.ndarray, what: str) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     bad = ~np.isfinite(norms) | (norms == 0)
     if bad.any():
+        place, norm = int(np.argmax(bad)), norms[bad][0]
         raise ValueError(
-            f"{what} {int(np.argmax(bad))} has a vector of length {norms[bad][0]}: it has no direction; was the text or the model broken?"
+            say(
+                en=f"{what} {place} has a vector of length {norm}: it has no direction; was the text or the model broken?",
+                zh=f"{what} {place} 的向量长度是 {norm}，没有方向；是文本还是模型坏了？",
+            )
         )
     return vectors / norms
 

@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-VERSION = 2  # part of the cached folder's name: raise it when a converter's output changes
+VERSION = 3  # part of the cached folder's name: raise it when a converter's output changes
 
 
 def minilm(unpacked: Path, target: Path) -> None:
@@ -56,6 +56,8 @@ def bert_model(header: dict, tensors: dict):
         type_vocab_size=header["types"],
         layer_norm_eps=header["eps"],
         pad_token_id=header["pad"],
+        bos_token_id=header["bos"],
+        eos_token_id=header["eos"],
     )
     model = BertModel(config)
     expected = model.state_dict()
