@@ -1,5 +1,5 @@
-"""Systems that search a collection with a model: dense (exact cosine), and several systems fused.
-Taught in lesson 00 (fusion) and lesson 01 (dense). A system has a ``name`` and ``search(queries, k) -> run``.
+"""Systems that search a collection with a model: dense (exact cosine), several systems fused, one reranked by another.
+Taught in lesson 00 (fusion), lesson 01 (dense) and lesson 03 (reranking). A system has a ``name`` and ``search(queries, k) -> run``.
 """
 
 import hashlib
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval_lab import embedding
+from retrieval_lab import embedding, reranker
 from retrieval_lab.corpora import Collection
+from retrieval_lab.fusion import interpolate, reciprocal_rank_fusion
 from retrieval_lab.profiles import say
 
 
@@ -145,29 +146,6 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def reciprocal_rank_fusion(runs: list[dict], k: int = 60) -> dict[str, dict[str, float]]:
-    """Add up 1 / (k + rank) over the runs; ranks count from 1, a document that a run lacks adds nothing.
-
-    Parameters
-    ----------
-    runs : each query_id -> doc_id -> score
-    k : 60 flattens the lead of the first ranks; the value of the source
-
-    Source: Cormack, Clarke & Büttcher 2009, section 2; lesson 00.
-
-    >>> fused = reciprocal_rank_fusion([{"q": {"a": 9.0}}, {"q": {"b": 3.0, "c": 2.0, "a": 1.0}}])
-    >>> round(fused["q"]["a"], 7)  # ranks 1 and 3: 1/61 + 1/63
-    0.0322665
-    """
-    fused: dict[str, dict[str, float]] = {}
-    for run in runs:
-        for query_id, scores in run.items():
-            totals = fused.setdefault(query_id, {})
-            for rank, doc_id in enumerate(sorted(scores, key=lambda d: -scores[d]), 1):
-                totals[doc_id] = totals.get(doc_id, 0.0) + 1 / (k + rank)
-    return fused
-
-
 class Fused:
     """Several systems as one, by reciprocal rank fusion of their ``depth`` best documents."""
 
@@ -179,3 +157,51 @@ class Fused:
         """The k best documents of each query after fusion, best first."""
         fused = reciprocal_rank_fusion([system.search(queries, max(k, self.depth)) for system in self.systems])
         return {q: dict(sorted(docs.items(), key=lambda item: -item[1])[:k]) for q, docs in fused.items()}
+
+
+class Reranked:
+    """A first stage whose best documents a slower model reads again, each together with the query.
+
+    Parameters
+    ----------
+    first : a system, or several fused
+    model : what ``score`` takes
+    collection : where the documents' texts are
+    depth : candidates a query; the others stay below them
+    weight : share of the reranker's score against the first stage's, see `interpolate`; 1 forgets the first stage
+    score : ``score(model, pairs) -> (n_pairs,)``: `reranker.score`, or another family's
+
+    Source: Nogueira & Cho 2019, *Passage Re-ranking with BERT*; lesson 03.
+    """
+
+    def __init__(self, first, model, collection: Collection, *, depth=20, weight=1.0, name=None, score=reranker.score):
+        self.first, self.model, self.corpus = first, model, collection.corpus
+        self.depth, self.weight, self._score = depth, weight, score
+        self.name = name or f"{first.name} + reranker"
+
+    def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
+        """The k best documents of each query, best first."""
+        found = self.first.search(queries, max(k, self.depth))
+        again = self.scores(queries, found)
+        runs = {q: interpolate(docs, again[q], self.weight) for q, docs in found.items()}
+        return {q: dict(list(docs.items())[:k]) for q, docs in runs.items()}
+
+    def scores(self, queries: dict[str, str], found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        """The model's own scores of the ``depth`` best documents of a run: score once, then try depths and weights.
+
+        Raises
+        ------
+        ValueError
+            If the model does not return one score a pair.
+        """
+        best = {q: sorted(docs, key=lambda d, docs=docs: -docs[d])[: self.depth] for q, docs in found.items()}
+        keys = [(query_id, doc_id) for query_id, doc_ids in best.items() for doc_id in doc_ids]
+        values = np.asarray(self._score(self.model, [(queries[q], self.corpus[d]) for q, d in keys]))
+        if values.shape != (len(keys),):
+            raise ValueError(
+                f"{len(keys)} pairs gave scores of shape {values.shape}; a reranker gives one score a pair"
+            )
+        again: dict[str, dict[str, float]] = {query_id: {} for query_id in best}
+        for (query_id, doc_id), value in zip(keys, values, strict=True):
+            again[query_id][doc_id] = float(value)
+        return again
