@@ -35,10 +35,12 @@ check: $(STAMP) ## style, lessons, generated data, corpus
 	@$(BIN)/python notebooks/lessons.py check
 	@$(BIN)/python data/build.py --check
 	@$(BIN)/retrieval-lab corpus-check --quick
+	@$(BIN)/python benchmarks/readme.py --check
 
 build: $(STAMP) ## write the generated files: data, notebooks, lesson tables
 	@$(BIN)/python data/build.py
 	@$(BIN)/python notebooks/lessons.py build
+	@$(BIN)/python benchmarks/readme.py
 
 lessons: $(STAMP) ## run every lesson in profile FAST, both languages, and keep the outputs
 	@$(BIN)/python notebooks/lessons.py run --profile fast --lang both

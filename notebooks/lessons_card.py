@@ -68,7 +68,7 @@ def setup_code(lessons: Lessons, lang: str) -> str:
         install = (
             "import sys\n\n"
             'if "google.colab" in sys.modules:\n'
-            f'    %pip install -q "retrieval-lab[notebooks] @ git+{lessons.repository}@{lessons.branch}"\n\n'
+            f'    %pip install -q "retrieval-lab[notebooks,rag,serve] @ git+{lessons.repository}@{lessons.branch}"\n\n'
         )
     return f'{install}from retrieval_lab.course import setup\n\nLANG = "{lang}"\nsetup(LANG)'
 

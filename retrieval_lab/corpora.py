@@ -10,7 +10,8 @@ from pathlib import Path
 
 from retrieval_lab.profiles import say
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+HERE = Path(__file__).resolve().parent
+DATA = HERE / "data" if (HERE / "data").is_dir() else HERE.parent / "data"  # in an installed wheel, or in a checkout
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,7 @@ def test_badges_and_colab_install_appear_with_the_repository_address(repository)
     assert page in repository.read("README_zh.md")
     assert repository.cell("zh", "setup").source.startswith(
         'import sys\n\nif "google.colab" in sys.modules:\n'
-        f'    %pip install -q "retrieval-lab[notebooks] @ git+{address}@main"\n'
+        f'    %pip install -q "retrieval-lab[notebooks,rag,serve] @ git+{address}@main"\n'
     )
     assert repository.run("check")[0] == 0
 
