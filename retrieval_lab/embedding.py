@@ -78,39 +78,10 @@ def encode(model, texts: list[str], kind: str = "document", budget: int = 2048) 
     >>> encode(tiny.encoder(), ["tram", "ferry"]).shape
     (2, 32)
     """
-    from tqdm.auto import tqdm
-
-    if kind not in ("query", "document"):
-        raise ValueError(
-            say(en=f"kind={kind!r}; use 'query' or 'document'", zh=f"kind={kind!r}；只能是 'query' 或 'document'")
-        )
-    if isinstance(texts, str):
-        raise ValueError(
-            say(
-                en=f"texts is one string ({texts[:30]!r}), which would be read letter by letter; give a list: [text]",
-                zh=f"texts 是一个字符串（{texts[:30]!r}），会被逐字拆开；要给列表：[text]",
-            )
-        )
-    call = {"query": model.encode_query, "document": model.encode_document}[kind]
-    prompt = _prompt(model, kind)
-    lengths = _token_lengths(model, [prompt + text for text in texts])
     vectors = np.zeros((len(texts), model.get_embedding_dimension()), np.float32)
-    with tqdm(
-        total=sum(lengths), unit="token", unit_scale=True, desc=f"encode {kind}", leave=False, disable=len(texts) < 64
-    ) as bar:
-        for batch in batching.token_budget(lengths, budget):
-            chosen = [texts[i] for i in batch]
-            vectors[batch] = call(chosen, batch_size=len(batch), normalize_embeddings=True, show_progress_bar=False)
-            bar.update(sum(lengths[i] for i in batch))
+    for batch, found in batching.encoded(model, texts, kind, budget, normalize_embeddings=True):
+        vectors[batch] = found
     return vectors
-
-
-def _token_lengths(model, texts: list[str]) -> list[int]:
-    """Tokens of each text after truncation, special tokens included."""
-    if not texts:
-        return []
-    ids = model.tokenizer(list(texts), truncation=True, max_length=model.max_seq_length, padding=False)["input_ids"]
-    return [len(row) for row in ids]
 
 
 def train(model, data, config: Config | None = None):
@@ -135,47 +106,15 @@ def train(model, data, config: Config | None = None):
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     config = config or Config()
-    columns = _checked_columns(data)
+    columns = batching.checked_columns(data)
     loss = MultipleNegativesRankingLoss(model, scale=1 / config.temperature)
     with config.applied_to(model):  # lengths are counted after truncation
-        sampler = _sampler(model, data, columns)
+        sampler = batching.sampler(model, data, columns)
     return fit(
-        model, data.select_columns(columns), loss, config, prompts=_prompts(model, columns), batch_sampler=sampler
+        model,
+        data.select_columns(columns),
+        loss,
+        config,
+        prompts=batching.prompts(model, columns),
+        batch_sampler=sampler,
     )
-
-
-def _checked_columns(data) -> list[str]:
-    columns = [name for name in data.column_names if name in ("query", "positive") or name.startswith("negative")]
-    if columns[:2] != ["query", "positive"] or not len(data):
-        raise ValueError(
-            say(
-                en=f"training needs rows with columns query, positive[, negative_1, ...]; got {len(data)} rows with {data.column_names}",
-                zh=f"训练数据要有 query、positive[、negative_1……] 这些列；现在是 {len(data)} 行，列为 {data.column_names}",
-            )
-        )
-    return columns
-
-
-def _prompts(model, columns: list[str]) -> dict[str, str] | None:
-    """The prompt of each column that has one."""
-    prompt = {name: _prompt(model, "query" if name == "query" else "document") for name in columns}
-    return {name: text for name, text in prompt.items() if text} or None
-
-
-def _prompt(model, kind: str) -> str:
-    """The prompt that encode_query or encode_document uses: of the first name that the model has, even if it is empty."""
-    names = ["query"] if kind == "query" else ["document", "passage", "corpus"]
-    return next((model.prompts[name] for name in names if name in model.prompts), None) or ""
-
-
-def _sampler(model, data, columns: list[str]):
-    """A function that the trainer calls to make its batch sampler."""
-    lengths = [max(row) for row in zip(*(_token_lengths(model, data[name]) for name in columns), strict=True)]
-    # Negatives too: one row's negative may be another row's answer.
-    texts = [set(row) for row in zip(*(data[name] for name in columns), strict=True)]
-
-    def make(dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
-        kept = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}
-        return batching.BucketBatchSampler(dataset, batch_size, drop_last, lengths=lengths, texts=texts, **kept)
-
-    return make

@@ -179,7 +179,7 @@ def test_two_steps_equal_a_loop_written_by_hand(tmp_path, negatives, prompts):
     ours, by_hand = tiny.encoder(prompts=prompts), tiny.encoder(prompts=prompts)
     embedding.train(ours, data, config(tmp_path, max_steps=2, max_grad_norm=1e9))
 
-    lengths = embedding._sampler(by_hand, data, data.column_names)(data, 8, False).lengths
+    lengths = batching.sampler(by_hand, data, data.column_names)(data, 8, False).lengths
     texts = [set(row.values()) for row in data]
     batches = batching.BucketBatchSampler(data, 8, lengths=lengths, texts=texts, seed=0)
     optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=0.0)
@@ -233,7 +233,7 @@ def test_a_negative_never_meets_the_row_whose_answer_it_is(tmp_path, monkeypatch
     answers = [f"answer {i}" for i in range(16)]
     columns = {"query": [f"query {i}" for i in range(16)], "positive": answers, "negative_1": answers[1:] + answers[:1]}
     data, met = Dataset.from_dict(columns), []
-    sampler = embedding._sampler(tiny.encoder(), data, data.column_names)(data, 8, False)
+    sampler = batching.sampler(tiny.encoder(), data, data.column_names)(data, 8, False)
     for batch in sampler:
         met += [i for i in batch if (i + 1) % 16 in batch]
     assert met == []
@@ -248,7 +248,7 @@ def test_dropout_is_off_while_training_and_restored(tmp_path, monkeypatch):
     usual = rates(model)
     assert max(usual) > 0
     train = SentenceTransformerTrainer.train
-    monkeypatch.setattr(SentenceTransformerTrainer, "train", lambda self: (seen.append(rates(model)), train(self)))
+    monkeypatch.setattr(SentenceTransformerTrainer, "train", lambda self, **options: (seen.append(rates(model)), train(self)))
     embedding.train(model, rows(8), config(tmp_path, max_steps=1))
     embedding.train(model, rows(8), config(tmp_path, max_steps=1, dropout=True))
     assert set(seen[0]) == {0.0} and seen[1] == usual == rates(model)
@@ -256,7 +256,7 @@ def test_dropout_is_off_while_training_and_restored(tmp_path, monkeypatch):
 
 
 def test_error_while_training_leaves_the_model_as_it_was(tmp_path, monkeypatch):
-    def stopped(self):
+    def stopped(self, **options):
         assert model.max_seq_length == 16
         raise KeyboardInterrupt
 
@@ -280,7 +280,7 @@ def test_training_length_cuts_texts_and_is_undone(tmp_path):
 def test_training_uses_the_prompts_that_encoding_uses(tmp_path, monkeypatch, prompts):
     model, seen = tiny.encoder(prompts=prompts), []
     train = SentenceTransformerTrainer.train
-    monkeypatch.setattr(SentenceTransformerTrainer, "train", lambda self: (seen.append(self.args.prompts), train(self)))
+    monkeypatch.setattr(SentenceTransformerTrainer, "train", lambda self, **options: (seen.append(self.args.prompts), train(self)))
     embedding.train(model, rows(8), config(tmp_path, max_steps=1, learning_rate=1e-9))
     plain = tiny.encoder(prompts={"query": "", "document": ""})
     used = seen[0] or {}
