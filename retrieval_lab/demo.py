@@ -72,7 +72,7 @@ def retriever(lang: str):
 
     profile = current()
     data, settings = training_data(lang, profile.n_train), config(profile, lang, Path("runs/retriever"))
-    made_from = f"{profile.encoder(lang)} {settings.model_dump_json()} {data.to_list()}"
+    made_from = f"{profile.encoder(lang)} {settings.model_dump_json(exclude_defaults=True)} {data.to_list()}"
     folder = models.cache_dir() / "trained" / f"retriever-{lang}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

@@ -1,90 +1,23 @@
-"""One typed configuration for training, with the ecosystem's argument names, and the one function that trains any family.
-Taught in lesson 01 (the first five fields) and lesson 07.
+"""The one function that trains any family, with the library's own trainer, and what it adds: resume, best epoch, log, doctor.
+Taught in lesson 01 (the call) and lesson 07.
 """
 
-import contextlib
-import os
-from typing import Annotated
+import json
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from retrieval_lab import checkpoints, run_log, training_doctor
+from retrieval_lab.training_config import Config
+from retrieval_lab.training_faq import TrainingError
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Config(BaseModel):
-    """What training needs to know. Unknown names and impossible values are refused when the object is made.
-
-    >>> Config(learning_rate="1e-4").learning_rate
-    0.0001
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    output_dir: str = "runs/latest"  # checkpoints and logs
-    num_train_epochs: Positive = 2  # more overfits a thousand pairs
-    max_steps: int = -1  # -1: as many as the epochs need
-    per_device_train_batch_size: Count = 16  # each other row of a batch is a negative
-    gradient_accumulation_steps: Count = 1
-    learning_rate: Positive = 5e-5  # 1e-5 to 5e-5 for all weights; ten times that for LoRA
-    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    lr_scheduler_type: str = "cosine"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Positive = 1.0
-    temperature: Positive = 0.05  # of the softmax over the batch: SimCSE, section 3; smaller is steeper, E5 wants 0.02
-    max_seq_length: Count | None = None  # tokens; None: the model's own
-    dropout: bool = False  # off: its random numbers are slow on a CPU (benchmarks/speed.md)
-    freeze_word_embeddings: bool = True  # only tables of over 100,000 rows: most of a multilingual model's weights
-    use_lora: bool = False  # train low-rank adapters instead of all weights
-    lora_r: Count = 16  # rank of the adapters
-    lora_alpha: Count = 32  # their scale is lora_alpha / lora_r
-    lora_target_modules: str | list[str] = "all-linear"  # "all-linear", or names such as ["q_proj", "v_proj"]
-    loss_type: str | None = None  # a family's own names; None: its default
-    seed: int = 0
-    logging_steps: Count = 10
-
-    def arguments(self) -> dict:
-        """The fields that are arguments of the libraries' trainers, as they name them."""
-        ours = {"temperature", "max_seq_length", "dropout", "freeze_word_embeddings", "warmup_ratio", "loss_type"}
-        ours |= {name for name in type(self).model_fields if "lora" in name}
-        fields = self.model_dump(exclude=ours)
-        # transformers 5 reads a warm-up below 1 as a share of all steps.
-        return fields | {
-            "warmup_steps": self.warmup_ratio,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": os.environ.get("RETRIEVAL_LAB_QUIET") == "1",
-            "dataloader_pin_memory": False,
-        }
-
-    @contextlib.contextmanager
-    def applied_to(self, model):
-        """While training: dropout and length as configured and, if asked for, a large word table frozen. Undone afterwards."""
-        import torch
-
-        length = getattr(model, "max_seq_length", None)
-        rates = {module: module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
-        tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.num_embeddings > 100_000]
-        frozen = [table for table in tables if self.freeze_word_embeddings and table.requires_grad]
-        for module, rate in rates.items():
-            module.p = rate if self.dropout else 0.0
-        for table in frozen:
-            table.requires_grad_(False)
-        if self.max_seq_length:
-            model.max_seq_length = self.max_seq_length
-        try:
-            yield
-        finally:
-            for module, rate in rates.items():
-                module.p = rate
-            for table in frozen:
-                table.requires_grad_(True)
-            if self.max_seq_length:
-                model.max_seq_length = length
+__all__ = ["Config", "TrainingError", "fit", "save"]
 
 
-def fit(model, data, loss, config: Config, *, evaluator=None, **arguments):
+def fit(model, data, loss, config: Config, *, evaluator=None, callbacks=(), **arguments):
     """Train a model of sentence-transformers, of any family, with its own trainer; the model is changed in place and returned.
+
+    The run is added to the run log, and ``model.lab_card`` says what the model was made from (`save` writes it). With an
+    evaluator, the weights of the best evaluation are returned. A dataset read with ``redraw=True`` shows other negatives in
+    every epoch.
 
     Parameters
     ----------
@@ -92,17 +25,90 @@ def fit(model, data, loss, config: Config, *, evaluator=None, **arguments):
     data : datasets.Dataset with the columns that the loss wants, in its order
     loss : a loss object of the model's family
     config : what to train with
-    evaluator : a sentence-transformers evaluator
+    evaluator : a sentence-transformers evaluator, run in eval mode before the first step and after each epoch
+    callbacks : further ``transformers.TrainerCallback`` objects
     arguments : further training arguments of the library, e.g. ``prompts`` or ``batch_sampler``
+
+    Raises
+    ------
+    ValueError
+        If the columns do not fit the loss, or ``output_dir`` holds checkpoints that this run would mix with.
+    TrainingError
+        If the gradient becomes NaN or infinite.
 
     Source: lesson 07.
     """
-    trainer_class = _trainer_class(model)
-    with config.applied_to(model):
-        args = trainer_class.training_args_class(**config.arguments(), **arguments)
-        trainer = trainer_class(model=model, args=args, train_dataset=data, loss=loss, evaluator=evaluator)
-        trainer.train()
+    doctor = training_doctor.Doctor(model, data, loss)
+    run = run_log.Run(model, data, loss, config)
+    last = checkpoints.start(config, run.data_hash)
+    own = checkpoints.OwnCheckpoints(config)
+    with config.applied_to(model), run.measured():
+        before = evaluator(model.eval()) if evaluator else None
+        evaluation = _evaluation(config, evaluator, before)
+        args = _trainer_class(model).training_args_class(**(config.arguments() | evaluation | arguments))
+        trainer = _trainer_class(model)(model=model, args=args, train_dataset=data, loss=loss, evaluator=evaluator)
+        for callback in [_redraw(data), own, doctor, _early_stopping(config, evaluator), *callbacks]:
+            trainer.add_callback(callback) if callback else None
+        trainer.train(resume_from_checkpoint=last)
+    doctor.compare(before, trainer)
+    model.lab_card = run.finish(trainer, before, doctor.findings)
     return model.eval()
+
+
+def save(model, folder: str | Path) -> None:
+    """Save a model for plain sentence-transformers, and beside it ``lab_card.json``: base model, data, configuration, metrics.
+
+    Raises
+    ------
+    AttributeError
+        If the model was not trained by `fit`; then ``model.save_pretrained`` is all there is to do.
+    """
+    card = model.lab_card
+    model.save_pretrained(str(folder))
+    text = json.dumps(card, indent=1, ensure_ascii=False)
+    Path(folder, "lab_card.json").write_text(text, encoding="utf-8")
+
+
+def _evaluation(config: Config, evaluator, before: dict | None) -> dict:
+    """The trainer's arguments that evaluate and keep the best weights; checkpoints come with each evaluation."""
+    if evaluator is None or config.eval_strategy == "no":
+        return {}
+    steps = (
+        {"eval_steps": config.eval_steps, "save_steps": config.eval_steps} if config.eval_strategy == "steps" else {}
+    )
+    metric = config.metric_for_best_model or evaluator.primary_metric
+    if metric not in before:
+        raise ValueError(f"metric_for_best_model={metric!r} is not among {', '.join(before)}")
+    best = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+        "greater_is_better": evaluator.greater_is_better,
+    }
+    return {"eval_strategy": config.eval_strategy, "save_strategy": config.eval_strategy, **steps, **best}
+
+
+def _early_stopping(config: Config, evaluator):
+    from transformers import EarlyStoppingCallback
+
+    return (
+        EarlyStoppingCallback(config.early_stopping_patience) if evaluator and config.early_stopping_patience else None
+    )
+
+
+def _redraw(data):
+    """A callback that shows the negatives of each epoch, where the dataset redraws them."""
+    from transformers import TrainerCallback
+
+    from retrieval_lab.negatives import NegativeDraw, set_epoch
+
+    if not isinstance(data.format["format_kwargs"].get("transform"), NegativeDraw):
+        return None
+
+    class Redraw(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, **kwargs):
+            set_epoch(data, int(state.epoch or 0))
+
+    return Redraw()
 
 
 def _trainer_class(model):

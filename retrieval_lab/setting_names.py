@@ -1,0 +1,135 @@
+"""The names of settings: which other names mean the same, and what a name that nobody knows may have been meant to be.
+Taught in lesson 07.
+"""
+
+import difflib
+
+from retrieval_lab.profiles import say
+
+# Another project's name -> ours, which is that of transformers, accelerate or peft where they have one.
+ALIASES = {
+    "lr": "learning_rate",
+    "epoch": "num_train_epochs",
+    "epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "max_len": "max_seq_length",
+    "max_length": "max_seq_length",
+    "warmup_proportion": "warmup_ratio",
+    "log_interval": "logging_steps",
+    "log_with": "report_to",
+    "save_on_epoch_end": "save_strategy",
+    "num_max_checkpoints": "save_total_limit",
+    "pooling_method": "pooling",
+    "query_instruction": "query_prompt",
+    "document_instruction": "document_prompt",
+    "lora_rank": "lora_r",
+    "resume": "resume_from_checkpoint",
+}
+
+
+def canonical(settings: dict, known, where: str = "") -> dict:
+    """The settings under our own names.
+
+    Parameters
+    ----------
+    settings : name -> value; ``-`` in a name counts as ``_``
+    known : our names
+    where : put before a message, e.g. the file
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or two names of one setting are given.
+
+    >>> canonical({"lr": "1e-4", "save-on-epoch-end": 1}, ["learning_rate", "save_strategy"])
+    {'learning_rate': '1e-4', 'save_strategy': 'epoch'}
+    """
+    found, given = {}, {}
+    for written, value in settings.items():
+        plain = str(written).replace("-", "_")
+        name = ALIASES.get(plain, plain)
+        if name not in known:
+            raise ValueError(where + _unknown(written, known))
+        if name in found:
+            raise ValueError(
+                where
+                + say(
+                    en=f"{given[name]} and {written} are one setting ({name}); keep one",
+                    zh=f"{given[name]} 和 {written} 是同一个设置（{name}），只留一个",
+                )
+            )
+        given[name] = written
+        found[name] = strategy(value) if plain == "save_on_epoch_end" else value
+    return found
+
+
+def _unknown(name: str, known) -> str:
+    near = difflib.get_close_matches(str(name).replace("-", "_"), [*known, *ALIASES], n=1, cutoff=0)[0]
+    return say(en=f"{name} is no setting; the nearest is {near}", zh=f"没有 {name} 这个设置；最接近的是 {near}")
+
+
+def strategy(value) -> str:
+    """``save_on_epoch_end`` as a strategy.
+
+    >>> strategy(True), strategy("0"), strategy("epoch")
+    ('epoch', 'no', 'epoch')
+    """
+    words = {"1": "epoch", "true": "epoch", "yes": "epoch", "0": "no", "false": "no", "none": "no", "": "no"}
+    return words.get(str(value).strip().lower(), value)
+
+
+def numbers(value):
+    """A list of numbers, also where it is written as "128, 256".
+
+    >>> numbers("128, 256"), numbers([64]), numbers(32)
+    ([128, 256], [64], [32])
+    """
+    if isinstance(value, str):
+        value = [part for part in value.strip("[]() ").replace(",", " ").split() if part] or None
+        return [int(part) if part.isdigit() else part for part in value] if value else None
+    return [value] if isinstance(value, int) else value
+
+
+def loggers(value) -> list[str]:
+    """``report_to`` as a list; nothing, "none" and an empty line are the empty list.
+
+    >>> loggers("tensorboard"), loggers(None), loggers("tensorboard, wandb")
+    (['tensorboard'], [], ['tensorboard', 'wandb'])
+    """
+    words = value.replace(",", " ").split() if isinstance(value, str) else list(value or [])
+    return [word for word in words if word.lower() not in ("none", "null")]
+
+
+def pooling(value):
+    """A pooling method in the words of sentence-transformers.
+
+    >>> pooling("last"), pooling("avg"), pooling("cls")
+    ('lasttoken', 'mean', 'cls')
+    """
+    return {"last": "lasttoken", "last_token": "lasttoken", "avg": "mean", "average": "mean", "": None}.get(
+        value, value
+    )
+
+
+def prompt(value):
+    """A prompt as the text that is put before a query: one ``{}`` at its end marks the query's place and is taken off.
+
+    Raises
+    ------
+    ValueError
+        If a ``{}`` stands anywhere else: what follows it would be lost.
+
+    >>> prompt("Query: {}"), prompt("Query: ")
+    ('Query: ', 'Query: ')
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.removesuffix("{}")
+    if "{}" in text:
+        raise ValueError(
+            say(
+                en=f"a prompt stands before the text, but {value!r} has a {{}} inside; only one at its end is understood",
+                zh=f"提示词放在文本之前，但 {value!r} 中间有 {{}}；只认结尾处的一个",
+            )
+        )
+    return text
