@@ -119,3 +119,20 @@ def test_wrong_number_of_scores_is_refused(harbour, scores):
 
 def test_name_says_what_it_is(harbour):
     assert reranked(harbour).name == "first + reranker" and reranked(harbour, name="both").name == "both"
+
+
+def test_two_weights_share_their_scores_and_other_pairs_are_scored_anew(harbour):
+    calls = []
+
+    def score(model, pairs):
+        calls.append(len(pairs))
+        return by_length(model, pairs)
+
+    shared = search.remember_last(score)
+    alone, both = (reranked(harbour, score=shared, depth=3, weight=weight) for weight in (1.0, 0.5))
+    assert alone.search(harbour.queries, 3) != both.search(harbour.queries, 3)
+    assert calls == [9]
+    one = {"q1": harbour.queries["q1"]}
+    alone.search(one, 3)
+    both.search(harbour.queries, 3)
+    assert calls == [9, 3, 9]

@@ -1,0 +1,522 @@
+# %% [markdown] slug="objectives" lang="en"
+# In this lesson you
+#
+# * compute a cross-encoder's score and its losses by hand, and get the library's numbers;
+# * fine-tune one from your retriever's weights, on what that retriever confuses;
+# * choose on the dev split how much to trust it, and measure it alone and together with the retriever;
+# * find where reranking helps, where it hurts, and what a score of 0.8 means.
+# %% [markdown] slug="objectives" lang="zh" of="e9cd497c"
+# 这一课里，你会
+#
+# * 亲手算出交叉编码器的得分和损失，与库的结果一致；
+# * 从检索器的权重出发，用检索器分不清的文档微调一个交叉编码器；
+# * 在验证集上选定该信它几分，再测它单独用、与检索器合用各有多好；
+# * 看清重排在哪里有用，在哪里帮倒忙，以及 0.8 分到底是什么意思。
+# %% slug="load"
+from retrieval_lab import corpora, demo, profiles, search
+
+profile = profiles.current()
+splits = {
+    name: corpora.load("city_services", LANG, name) for name in ("train", "dev", "test")
+}
+city = splits["test"].sample(profile.n_queries)
+retriever = demo.retriever(LANG)
+first = search.Dense(retriever, city, "retriever")
+city
+# %% [markdown] slug="two-texts" lang="en"
+# The retriever is the one you fine-tuned in lesson 01; it was kept then, or is trained now (two to four minutes).
+#
+# ## What a bi-encoder cannot see
+#
+# A bi-encoder turns query and passage into vectors **separately**; the passage's vector was fixed before anyone asked.
+# A **cross-encoder** reads both together: every word of the question can look at every word of the passage. That is more
+# exact, and slow: nothing can be computed in advance. So it only rereads the few best documents of a first stage.
+# %% [markdown] slug="two-texts" lang="zh" of="45dbb86a"
+# 检索器就是第 01 课微调的那个；当时已经存下，没有的话现在训练（两到四分钟）。
+#
+# ## 双编码器看不到什么
+#
+# 双编码器（bi-encoder）把查询和文档**分开**变成向量；还没有人提问，文档的向量就已经定下来了。
+# **交叉编码器**（cross-encoder）把两者放在一起读，问题里的每个词都能看到文档里的每个词。
+# 这样更准，也更慢，因为什么都不能提前算好。所以它只重读第一阶段找到的前几篇，这一步叫重排（reranking）。
+# %% slug="fresh"
+import tempfile
+
+from retrieval_lab import reranker
+
+start = tempfile.mkdtemp()
+retriever.save_pretrained(start)
+untrained = reranker.load(start)
+# %% [markdown] slug="fresh-read" lang="en"
+# A cross-encoder is an encoder with one number on top. The encoder's weights come from the retriever, the **head** that
+# makes the number is new and random. The two texts go in as one sequence, with a separator between them:
+# %% [markdown] slug="fresh-read" lang="zh" of="324cb44d"
+# 交叉编码器就是一个编码器，顶上再接一个输出数字的头。
+# 编码器的权重来自检索器，**头**（head）是新加的，随机初始化。两段文本连成一个序列输入，中间用分隔符隔开：
+# %% slug="pair"
+import torch
+
+texts = {
+    "en": ("How much is a day ticket?", "A day ticket costs 6 crowns."),
+    "zh": ("一日票多少钱？", "一日票的票价是 6 克朗。"),
+}
+query, doc = texts[LANG]
+pair = untrained.tokenizer(query, doc, return_tensors="pt")
+untrained.tokenizer.decode(pair["input_ids"][0])
+# %% [markdown] slug="forward" lang="en"
+# ## The score by hand
+#
+# The first token has looked at everything, so its vector stands for the pair. The head is two small layers: the
+# *pooler*, a linear layer with $\tanh$, and the *classifier*, a linear layer to one number. That number, any real number,
+# is the **logit**. Write the head.
+# %% [markdown] slug="forward" lang="zh" of="df4f3ecc"
+# ## 亲手算得分
+#
+# 第一个词元看过了整个序列，就用它的向量代表这一对文本。
+# 头由两个小层组成：*pooler* 是线性层加 $\tanh$，*classifier* 是输出一个数的线性层。
+# 这个数可以是任意实数，叫作 **logit**。写出这个头。
+
+
+# %% slug="ex-head" tags=["exercise"]
+def head(first_token, pooler, classifier):  # vector, (weight, bias), (weight, bias)
+    pooled = torch.tanh(pooler[0] @ first_token + pooler[1])  # solution: tanh(W x + b)
+    return classifier[0] @ pooled + classifier[1]  # solution
+
+
+# %% slug="check-head" tags=["check"]
+from retrieval_lab.course import check
+
+one, zero = torch.ones(1), torch.zeros(1)
+layers = (torch.tensor([[2.0]]), one), (torch.tensor([[3.0]]), zero)
+check("head", lambda: head(zero, *layers), [3 * 0.7615942])
+# %% slug="forward-real"
+import numpy as np
+
+bert, last = untrained.model.bert, untrained.model.classifier
+pool = bert.pooler.dense
+with torch.no_grad():
+    tokens = bert(**pair).last_hidden_state[0]  # (length, dim)
+    by_hand = head(tokens[0], (pool.weight, pool.bias), (last.weight, last.bias))
+package = reranker.score(untrained, [(query, doc)])
+library = untrained.predict([(query, doc)], activation_fn=torch.nn.Identity())
+assert np.allclose(by_hand, library, atol=1e-5) and np.allclose(package, library)
+by_hand.item()
+# %% [markdown] slug="bce" lang="en"
+# ## Losses
+#
+# **One document at a time.** The logit $x$ becomes a probability $p = 1 / (1 + e^{-x})$, and the label $y$ says what it
+# should be: 1 for an answer, 0 for none, in between for a partial one. The binary cross-entropy is
+# $-y \ln p - (1 - y) \ln (1 - p)$, averaged over the pairs (`point_ce`).
+# %% [markdown] slug="bce" lang="zh" of="bc56b954"
+# ## 损失
+#
+# **逐篇看（pointwise）。** logit $x$ 换算成概率 $p = 1 / (1 + e^{-x})$，标签 $y$ 是它该有的值：能回答为 1，不能为 0，只答一部分就取中间值。
+# 二元交叉熵是 $-y \ln p - (1 - y) \ln (1 - p)$，对所有句对取平均（`point_ce`）。
+
+
+# %% slug="ex-bce" tags=["exercise"]
+def bce(logits, labels):  # both (n,)
+    p = torch.sigmoid(logits)  # solution: the probability
+    return -(labels * p.log() + (1 - labels) * (1 - p).log()).mean()  # solution
+
+
+# %% slug="check-bce" tags=["check"]
+logits, labels = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.5])
+check("bce", lambda: bce(logits, labels), 0.9100376)
+# %% slug="bce-library"
+library = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+assert torch.isclose(bce(logits, labels), library)
+library
+# %% [markdown] slug="listwise" lang="en"
+# **All candidates of a query at once.** A reranker only has to order. `listwise` compares two distributions over the
+# candidates: the softmax of the scores should equal the softmax of the labels (divided by 0.1, so that the best label gets
+# nearly everything). By hand, for one query with grades 3, 1 and 0, scaled to 0…1:
+# %% [markdown] slug="listwise" lang="zh" of="93cf1a39"
+# **把一个查询的候选放在一起看（listwise）。** 重排器只需要排出先后。
+# `listwise` 比较候选上的两个分布：得分的 softmax 应当等于标签的 softmax（标签先除以 0.1，让最好的那篇几乎占满）。
+# 拿一个查询手算，三篇的等级是 3、1、0，缩放到 0…1：
+# %% slug="listwise-hand"
+grades, scores = torch.tensor([3.0, 1.0, 0.0]) / 3, torch.tensor([1.0, 2.0, 0.0])
+target = torch.softmax(grades / 0.1, dim=0)
+loss = -(target * torch.log_softmax(scores, dim=0)).sum()
+assert torch.isclose(loss, torch.nn.functional.cross_entropy(scores, target))
+[round(x, 3) for x in target.tolist()], round(loss.item(), 4)
+# %% [markdown] slug="listwise-read" lang="en"
+# The second document scores highest, so the loss is large: about $\ln(1 + e + e^{-1})$. `pairwise`, `lambda` and
+# `point_mse` are further choices of `reranker.train`; all are the library's own losses.
+#
+# ## Training lists: what the retriever confuses
+#
+# Random wrong passages are too easy. Each training list holds the query's best passage and those that the retriever puts
+# highest beside it, with their **grades**: 3 answers, 2 mostly, 1 in part. A near-twin with grade 1 is not taught as wrong.
+# %% [markdown] slug="listwise-read" lang="zh" of="9b2befdc"
+# 得分最高的是第二篇，所以损失很大：约为 $\ln(1 + e + e^{-1})$。`reranker.train` 还有 `pairwise`、`lambda`、`point_mse` 可选，用的都是库自带的损失。
+#
+# ## 训练列表：检索器分不清的那些
+#
+# 随机抽的错误文档太容易分辨。
+# 每个训练列表里有该查询最好的一篇，加上检索器排在最前的其他几篇，并带着**相关等级**：3 能回答，2 基本能，1 只答一部分。
+# 等级为 1 的近似文档不会被当成错误答案来教。
+# %% slug="candidates"
+train = splits["train"].sample(profile.n_train)
+found = search.Dense(retriever, train, "retriever")
+lists = reranker.candidates(found, train, demo.CANDIDATES)
+row = lists[1]
+titles = [text.split("\n")[0] for text in row["document"]]
+row["query"], list(zip(titles, row["label"], strict=True))
+# %% [markdown] slug="original" lang="en"
+# ## Original
+#
+# First, the row that shows what training has to do. With its random head the cross-encoder's order is noise; a few dozen
+# queries are enough to see it.
+# %% [markdown] slug="original" lang="zh" of="195c22f8"
+# ## 微调之前
+#
+# 先看起点。头是随机的，交叉编码器排出的次序就是噪声；几十个查询就足以看出来。
+# %% slug="original-table"
+from retrieval_lab import experiment
+
+few = city.sample(40)
+before = search.Reranked(first, untrained, few, depth=demo.DEPTH, name="original")
+experiment.show(experiment.compare([first, before], few))
+# %% [markdown] slug="train" lang="en"
+# ## Fine-tuning
+#
+# The next cell takes two to four minutes. It reads 840 questions with three passages each; passages are read nearly whole,
+# because the fact that decides often stands near the end. The learning rate is four times the retriever's: the head
+# starts from nothing.
+# %% [markdown] slug="train" lang="zh" of="a9c62e76"
+# ## 微调
+#
+# 下一个单元格要跑两到四分钟。它读 840 个问题，每个配三篇文档；文档几乎整篇读入，因为关键的那句话常在末尾。
+# 学习率是检索器的四倍：头要从零学起。
+# %% slug="fine-tune"
+config = demo.reranker_config(profile, "runs/lesson-03")
+cross = reranker.train(reranker.load(start), lists, config)
+config.learning_rate, config.max_seq_length
+# %% [markdown] slug="dev" lang="en"
+# ## How much to trust it, chosen on dev
+#
+# Two scores, two views: the retriever has seen the whole corpus in comparison, the cross-encoder has read closely. A cosine
+# and a logit have no common scale, so each is standardised over the query's candidates, then mixed with a **weight**.
+# Score once, then try weights; never on the test split.
+# %% [markdown] slug="dev" lang="zh" of="df78f206"
+# ## 该信它几分：在验证集上选
+#
+# 两个得分是两种眼光：检索器拿整个语料库作过比较，交叉编码器读得仔细。
+# 余弦和 logit 没有共同的尺度，所以先在每个查询的候选内各自标准化，再按**权重**相加。
+# 得分只算一次，然后试不同的权重；不能用测试集来选。
+# %% slug="dev-scores"
+from retrieval_lab import fusion, metrics
+
+dev = splits["dev"].sample(profile.n_queries)
+dev_first = search.Dense(retriever, dev, "retriever", first.vectors)
+run = dev_first.search(dev.queries, 100)
+deep = search.Reranked(dev_first, cross, dev, depth=10)
+rescored = deep.scores(dev.queries, run)  # query -> document -> logit
+
+
+def ndcg(depth, weight):
+    head_of = {q: dict(list(found.items())[:depth]) for q, found in rescored.items()}
+    mixed = {q: fusion.interpolate(run[q], head_of[q], weight) for q in run}
+    return metrics.evaluate(dev.qrels, mixed, ["nDCG@10"])["nDCG@10"]
+
+
+# %% slug="weights"
+from retrieval_lab import plots
+
+weights = [0, 0.2, 0.4, 0.5, 0.6, 0.8, 1]
+points = {w: ndcg(demo.DEPTH, w) for w in weights}
+what = plots.label(en="weight of the cross-encoder", zh="交叉编码器的权重")
+ax = plots.curve(points, "nDCG@10", what, baseline=points[0])
+# %% [markdown] slug="weights-read" lang="en"
+# Weight 0 is the retriever alone, weight 1 the cross-encoder alone. The best lies between; the curve is flat there, so the
+# round number 0.5 serves in both languages.
+#
+# Alt text: a curve over the weight that rises from the retriever's level, is flat in the middle and falls to the right.
+#
+# ## How deep
+#
+# A deeper first stage gives the reranker more answers to find, and more chances to be wrong. Each step costs time.
+# %% [markdown] slug="weights-read" lang="zh" of="7100959f"
+# 权重为 0 就是只用检索器，为 1 就是只用交叉编码器。最好的在中间，而且那一段很平，所以两种语言都取整数 0.5。
+#
+# 图示：横轴是权重，曲线从检索器的水平升起，中间平缓，往右下降。
+#
+# ## 重排多深
+#
+# 第一阶段给得越多，重排器能找回的答案越多，出错的机会也越多。每加深一步都要花时间。
+# %% slug="depths"
+depths = [1, 2, 3, 5, 7, 10]
+mixed = {depth: ndcg(depth, demo.WEIGHT) for depth in depths}
+alone = {depth: ndcg(depth, 1.0) for depth in depths}
+what = plots.label(en="depth", zh="重排深度")
+ax = plots.curve(mixed, "nDCG@10", what, baseline=ndcg(1, 0))
+ax.plot(depths, list(alone.values()), "o-", color=plots.COLOURS["orange"])
+alone
+# %% [markdown] slug="depths-read" lang="en"
+# Blue: both scores; orange: the cross-encoder alone; dotted: no reranking. Alone, it gets worse with depth: among more
+# candidates there is more to be fooled by, and its training lists were short. From here on `demo.DEPTH` documents are reranked.
+#
+# Alt text: two lines over depths 1 to 10; the upper one rises and flattens, the lower one falls.
+#
+# ## Measured on test
+# %% [markdown] slug="depths-read" lang="zh" of="25cd4ab0"
+# 蓝线用两个得分，橙线只用交叉编码器，虚线是不重排。单独用它，越深越差：候选越多，迷惑它的也越多，而它训练时见到的列表很短。
+# 下面都重排 `demo.DEPTH` 篇。
+#
+# 图示：横轴为深度 1 到 10 的两条线，上面一条先升后平，下面一条往下走。
+#
+# ## 在测试集上测量
+# %% slug="table"
+only, both = demo.reranked(first, cross, city)
+table = experiment.compare([first, only, both], city)
+experiment.show(table)
+# %% [markdown] slug="table-read" lang="en"
+# Three rows, and the middle one matters: from 840 questions a small cross-encoder **alone** can fall below the retriever
+# that chose its candidates. Look at the last row's interval: that is the gain of both over the retriever. It is
+# one training run with one seed, on this corpus; a reranker trained on millions of pairs can stand alone.
+# Look at *ms/query* too: that is the price.
+# %% [markdown] slug="table-read" lang="zh" of="6a33128f"
+# 三行都要看，中间一行尤其要看：只有 840 个问题，小的交叉编码器**单独**用，可能还不如给它挑候选的检索器。
+# 再看最后一行的置信区间：那是两者合用比检索器高出多少。
+# 这只是在这个语料库上、用一个随机种子训练一次的结果；用上百万句对训练的重排器可以单独用。
+# 还要看 *ms/query*，那就是代价。
+# %% slug="plot-table"
+ax = plots.comparison(table)
+# %% [markdown] slug="cases" lang="en"
+# ## What the bi-encoder missed
+#
+# Three questions of the test split whose answer moved up most: the question, what the retriever had put first, and what
+# stands first now. Often both belong to one family of near-twins, and one detail of the question decides.
+# %% [markdown] slug="cases" lang="zh" of="f93d43aa"
+# ## 双编码器漏掉了什么
+#
+# 测试集里答案上升最多的三个问题：问题本身，检索器原来排在第一的，和现在排在第一的。
+# 两篇往往出自同一个近似文档家族，决定对错的是问题里的一个细节。
+# %% slug="three-cases"
+import pandas as pd
+
+runs, values = table.attrs["runs"], table.attrs["per_query"]
+gain = pd.Series(values[both.name] - values[first.name], index=list(city.queries))
+
+
+def top(name, q):
+    best = max(runs[name][q], key=runs[name][q].get)
+    return f"{city.corpus[best].splitlines()[0]} ({city.qrels[q].get(best, 0)})"
+
+
+def cases(chosen):
+    rows = [(city.queries[q], top(first.name, q), top(both.name, q)) for q in chosen]
+    return pd.DataFrame(rows, columns=["query", "before (grade)", "after (grade)"])
+
+
+cases(gain.nlargest(3).index)
+# %% [markdown] slug="hurts" lang="en"
+# ## Where it hurts
+#
+# Each bar is one query. A reranker that helps on average still spoils some; read the worst before you put it in front of
+# people. And it can never find what the first stage left below the depth.
+# %% [markdown] slug="hurts" lang="zh" of="37de33e0"
+# ## 在哪里帮倒忙
+#
+# 每根柱子是一个查询。平均有用的重排器也会弄坏一些查询；上线之前，先读一读最糟的几个。
+# 第一阶段没有放进候选的，它永远找不回来。
+# %% slug="plot-hurts"
+ax = plots.differences(values[first.name], values[both.name])
+cases(gain.nsmallest(3).index)
+# %% slug="ceiling"
+in_reach = [
+    any(city.qrels[q].get(d, 0) == 3 for d in list(found)[: demo.DEPTH])
+    for q, found in runs[first.name].items()
+]
+float(np.mean(in_reach))
+# %% [markdown] slug="ceiling-read" lang="en"
+# This share of the questions has a full answer within reach. For all others no reranker can help: only a better first
+# stage, or a deeper one.
+#
+# ## What does a score mean?
+#
+# Listwise training fixes the order within a query and nothing else: adding 5 to every score changes no loss. So "0.8" is no
+# probability yet. Take the dev pairs: is the passage an answer (grade 2 or 3), and what does the sigmoid say?
+# %% [markdown] slug="ceiling-read" lang="zh" of="298b32e6"
+# 只有这么多问题，重排够得着完整的答案。其余的，再好的重排器也无能为力：要么换更好的第一阶段，要么取得更深。
+#
+# ## 分数是什么意思？
+#
+# listwise 训练只管同一个查询内部的先后：所有得分都加 5，损失不变。所以“0.8”还不是概率。
+# 拿验证集的句对来看：这篇是不是答案（等级 2 或 3），sigmoid 又说是多少？
+# %% slug="reliability-before"
+pairs = [(q, d) for q, docs in rescored.items() for d in docs]
+dev_logits = np.array([rescored[q][d] for q, d in pairs])
+answers = np.array([dev.qrels[q].get(d, 0) >= 2 for q, d in pairs])
+said = 1 / (1 + np.exp(-dev_logits))
+ax = plots.reliability(said, answers)
+# %% [markdown] slug="calibrate" lang="en"
+# On the dotted diagonal, of all pairs with 0.8 eight in ten would be answers. `reranker.calibrate` fits a line to the
+# logits (Platt scaling) and writes it into the last layer: the order stays, the saved model gives probabilities. Fitted on
+# dev, checked on test pairs:
+#
+# Alt text: groups of pairs as dots; horizontal what the model says, vertical how often it is right.
+# %% [markdown] slug="calibrate" lang="zh" of="11f7b335"
+# 如果落在虚线对角线上，得 0.8 的句对里十对就该有八对是答案。
+# `reranker.calibrate` 给 logit 拟合一条直线（Platt 缩放），写进最后一层：次序不变，存下来的模型直接给出概率。
+# 在验证集上拟合，再用测试集的句对检查：
+#
+# 图示：每个点是一组句对，横轴是模型给的概率，纵轴是其中答案的比例。
+# %% slug="reliability-after"
+cut = reranker.threshold(dev_logits, answers)
+asked = city.sample(60)
+test_run = first.search(asked.queries, demo.DEPTH)
+test_pairs = [(q, d) for q, docs in test_run.items() for d in docs]
+texts = [(city.queries[q], city.corpus[d]) for q, d in test_pairs]
+test_logits = reranker.score(cross, texts)
+truth = np.array([city.qrels[q].get(d, 0) >= 2 for q, d in test_pairs])
+reranker.calibrate(cross, dev_logits, answers)
+probability = reranker.score(cross, texts, sigmoid=True)
+ax = plots.reliability(probability, truth, bins=5)
+# %% [markdown] slug="threshold" lang="en"
+# A **threshold** turns scores into "answer" or "no answer": the one with the best F1 on dev. Its precision and recall on
+# test are what to expect; the F1 on dev is flattering.
+# %% [markdown] slug="threshold" lang="zh" of="e6196f21"
+# **阈值**把得分变成“是答案”或“不是答案”：取验证集上 F1 最高的那个。它在测试集上的精确率和召回率才是该有的预期；验证集上的 F1 偏乐观。
+# %% slug="precision"
+said_yes = test_logits >= cut
+precision = (said_yes & truth).sum() / max(1, said_yes.sum())
+recall = (said_yes & truth).sum() / truth.sum()
+{"cut": round(cut, 2), "precision": round(precision, 2), "recall": round(recall, 2)}
+# %% [markdown] slug="long" lang="en"
+# ## Texts that are too long
+#
+# Two traps. An overlong *query* must not push the document out: the tokenizer shortens the longer of the two. An overlong
+# *document* loses its end, and maybe the answer; `slices=True` reads it in overlapping pieces and takes the best score. A
+# short document has the same score either way.
+# %% [markdown] slug="long" lang="zh" of="91d97b16"
+# ## 文本太长
+#
+# 两个陷阱。*查询*太长，不能把文档挤掉：分词器会先截断两者中较长的一个。
+# *文档*太长，末尾会丢，答案可能就在那里；`slices=True` 把它切成有重叠的几片分别打分，取最高分。短文档用哪种方式得分都一样。
+# %% slug="slices"
+question, answer = row["query"], row["document"][0]
+filler = "".join(list(city.corpus.values())[:6])
+options = {"cut": {}, "slices": {"slices": True}}
+rows = {
+    name: reranker.score(cross, [(question, answer), (question, filler + answer)], **o)
+    for name, o in options.items()
+}
+pd.DataFrame(rows, index=["answer alone", "answer after six passages"]).round(2)
+# %% [markdown] slug="save" lang="en"
+# ## Saved, and used without us
+#
+# The folder is a plain CrossEncoder; sentence-transformers gives the same scores, already as probabilities.
+# `reranker.rerank` returns places in your list, best first.
+# %% [markdown] slug="save" lang="zh" of="cb07f203"
+# ## 保存，然后不靠本仓库使用
+#
+# 文件夹里就是普通的 CrossEncoder；sentence-transformers 直接加载，得分相同，而且已经是概率。
+# `reranker.rerank` 返回的是列表中的位置，最好的在前。
+# %% slug="reload"
+from sentence_transformers import CrossEncoder
+
+with tempfile.TemporaryDirectory() as folder:
+    cross.save_pretrained(folder)
+    again = CrossEncoder(folder)
+assert np.allclose(again.predict(texts[:8]), probability[:8], atol=1e-5)
+reranker.rerank(cross, question, row["document"], top_k=2)
+# %% [markdown] slug="exercise-text" lang="en"
+# ## Exercise: mix two scores
+#
+# Write the standardised mixture for one query. `fusion.interpolate` does it for dictionaries.
+# %% [markdown] slug="exercise-text" lang="zh" of="20d85722"
+# ## 练习：把两个得分合起来
+#
+# 为一个查询写出标准化后的加权和。`fusion.interpolate` 对字典做同样的事。
+
+
+# %% slug="ex-mix" tags=["exercise"]
+def mix(first_scores, second_scores, weight):  # both (n,) arrays
+    def z(x):
+        return (x - x.mean()) / x.std()  # solution: mean 0, deviation 1
+
+    return weight * z(second_scores) + (1 - weight) * z(first_scores)  # solution
+
+
+# %% slug="check-mix" tags=["check"]
+cosines, new = np.array([0.9, 0.7]), np.array([-1.0, 3.0])
+check("mix", lambda: mix(cosines, new, 0.75), [-0.5, 0.5])
+# %% [markdown] slug="hub" lang="en"
+# ## Rerankers of the world
+#
+# Where a model hub is reached, the FULL profile measures public rerankers by the same cells. They were trained on
+# millions of pairs; `roberta-zh` is a plain encoder and gets a fresh head, as ours did.
+# %% [markdown] slug="hub" lang="zh" of="3dbcfd86"
+# ## 现成的重排器
+#
+# 能连上模型仓库时，FULL 档位会用同样的单元格测量公开的重排器。它们是用上百万句对训练的；
+# `roberta-zh` 是普通编码器，和我们的一样，要新加一个头。
+# %% slug="hub-models"
+names = [
+    "BAAI/bge-reranker-base",
+    "BAAI/bge-reranker-v2-m3",
+    "maidalun1020/bce-reranker-base_v1",
+    "hfl/chinese-roberta-wwm-ext",
+]
+if profile.name == "full":
+    public = [
+        search.Reranked(first, reranker.load(name), city, depth=20, name=name)
+        for name in names
+    ]
+    print(experiment.compare([first, *public], city).to_string())
+names
+# %% [markdown] slug="mteb" lang="en"
+# ## MTEB's reranking tasks
+#
+# Public benchmarks give each query a fixed list of candidates and report **MAP**: the precision at each relevant document,
+# averaged over the documents, then over the queries. Relevant at ranks 1 and 3 of three: $(1/1 + 2/3) / 2 = 0.8333$.
+# %% [markdown] slug="mteb" lang="zh" of="876d29cb"
+# ## MTEB 的重排任务
+#
+# 公开评测给每个查询一份固定的候选列表，报告 **MAP**：在每篇相关文档处算精确率，先对文档取平均，再对查询取平均。
+# 三篇候选里第 1、3 名相关：$(1/1 + 2/3) / 2 = 0.8333$。
+
+
+# %% slug="ex-ap" tags=["exercise"]
+def average_precision(relevant):  # e.g. [True, False, True], best rank first
+    hits = np.cumsum(relevant)  # solution: relevant documents up to each rank
+    ranks = np.arange(1, len(relevant) + 1)
+    return (hits / ranks)[np.array(relevant)].mean()  # solution
+
+
+# %% slug="check-ap" tags=["check"]
+check("average_precision", lambda: average_precision([True, False, True]), 5 / 6)
+# %% slug="mteb-local"
+from retrieval_lab import lexical, reranking_tasks
+
+task = reranking_tasks.from_collection(asked, lexical.BM25(asked), n_candidates=5)
+print(reranking_tasks.evaluate(task, cross))
+reranking_tasks.NAMES
+# %% [markdown] slug="mteb-read" lang="en"
+# `reranking_tasks.from_collection` makes such a task from any folder in BEIR layout, with BM25's best wrong documents as
+# candidates; where `mteb` is installed and the hub is reached, `reranking_tasks.mteb_scores(model)` runs the four named
+# above. Numbers of different candidate lists cannot be compared, whatever the metric is called.
+# %% [markdown] slug="mteb-read" lang="zh" of="bd2a0ee6"
+# `reranking_tasks.from_collection` 可以把任何 BEIR 布局的文件夹做成这样的任务，用 BM25 排在前面的错误文档作候选；
+# 装了 `mteb` 又能连上模型仓库时，`reranking_tasks.mteb_scores(model)` 会跑上面列出的四个任务。
+# 候选列表不同，数字就不能比较，哪怕指标同名。
+# %% [markdown] slug="recap" lang="en"
+# ## Recap
+#
+# You computed a cross-encoder's score and losses by hand, fine-tuned one from your retriever's weights, chose weight and
+# depth on dev, measured it alone and together with the retriever, read what it saved and what it spoiled, and made its
+# scores mean something. `demo.reranker(LANG)` keeps a model trained like this one for lesson 05.
+#
+# **Further reading.** Nogueira & Cho 2019, *Passage Re-ranking with BERT*; Gao et al. 2021, *Rethink Training of BERT
+# Rerankers*; Cao et al. 2007 (ListNet); Dai & Callan 2019 (slices and their maximum); Platt 1999 (calibration).
+# %% [markdown] slug="recap" lang="zh" of="5e03e209"
+# ## 回顾
+#
+# 你亲手算出了交叉编码器的得分和损失，从检索器的权重出发微调了一个，在验证集上选定了权重和深度，测了它单独用、与检索器合用的效果，
+# 读了它救回的和弄坏的查询，还让它的分数有了含义。`demo.reranker(LANG)` 会存下一个同样训练出来的模型，供第 05 课使用。
+#
+# **延伸阅读。** Nogueira、Cho 2019，*Passage Re-ranking with BERT*；Gao 等 2021，*Rethink Training of BERT Rerankers*；
+# Cao 等 2007（ListNet）；Dai、Callan 2019（切片取最大值）；Platt 1999（校准）。

@@ -1,0 +1,214 @@
+"""What a cross-encoder reads: checked pairs, slices of long documents, training rows in one shape, lists of candidates.
+Taught in lesson 03; `reranker` is built on it.
+"""
+
+import random
+
+import numpy as np
+
+from retrieval_lab import batching, formats
+from retrieval_lab.profiles import say
+
+
+def checked_pairs(pairs) -> list[tuple[str, str]]:
+    """The pairs as tuples.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not two strings.
+    """
+    for place, pair in enumerate(pairs):
+        if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise ValueError(
+                say(
+                    en=f"pair {place} is {str(pair)[:60]!r}; give (query, document), both strings",
+                    zh=f"第 {place} 对是 {str(pair)[:60]!r}；应为 (查询, 文档)，两个都是字符串",
+                )
+            )
+    return [tuple(pair) for pair in pairs]
+
+
+def token_lengths(model, pairs: list[tuple[str, str]]) -> list[int]:
+    """Tokens of each pair after truncation, special tokens included."""
+    if not pairs:
+        return []
+    queries, docs = map(list, zip(*pairs, strict=True))
+    ids = model.tokenizer(queries, docs, truncation=True, max_length=model.max_seq_length)["input_ids"]
+    return [len(row) for row in ids]
+
+
+SPARE = 2  # tokens: a word that a slice cuts in two may need more of them than before
+
+
+def slices(model, query: str, doc: str, overlap: int = 32) -> list[tuple[str, str]]:
+    """The document in pieces that fit beside the query, each paired with it; a document that fits is one piece, unchanged.
+
+    A query may take half of the length; what is longer loses its end. The last piece is as long as the others.
+
+    Parameters
+    ----------
+    model : CrossEncoder
+    overlap : tokens that two neighbouring pieces share, so that a sentence on the border is whole in one of them
+
+    >>> from retrieval_lab import tiny  # one token a character, at most 128
+    >>> [len(piece) for _, piece in slices(tiny.cross_encoder(), "tram", "a" * 200)]
+    [119, 119]
+    """
+    limit = model.max_seq_length - model.tokenizer.num_special_tokens_to_add(pair=True)
+    asked, told = (_offsets(model, text) for text in (query, doc))
+    room = max(limit // 2, limit - len(asked))
+    if len(told) <= room:
+        return [(query, doc)]  # of an overlong query the tokenizer cuts the end
+    query = query[: asked[: limit - room][-1][1]] if len(asked) > limit - room else query
+    size = max(1, room - SPARE)
+    step = max(1, size - overlap)
+    starts = [*range(0, len(told) - size, step), len(told) - size]
+    return [(query, doc[told[start][0] : told[start + size - 1][1]]) for start in starts]
+
+
+def _offsets(model, text: str) -> list[tuple[int, int]]:
+    """Where each token begins and ends in the text."""
+    return model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
+
+def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int = 0):
+    """Training lists as the reranker will meet them: what the first stage finds, with the collection's grades.
+
+    A list holds the query's best document, the one that the first stage ranks highest among the others, and further ones drawn
+    from its ``depth`` best: only the hardest teach little to a head that still knows nothing. A near miss keeps its grade, so
+    no answer is ever taught as wrong; a document without a judgement counts as 0.
+
+    Parameters
+    ----------
+    first : a system
+    collection : of the training split; its largest grade becomes label 1
+    n_docs : documents a list, 2 or more
+    depth : how far down the first stage's list is drawn from
+    seed : of the draw
+
+    Returns
+    -------
+    datasets.Dataset with columns ``query, document, label``: a string, n_docs texts, n_docs numbers
+
+    Raises
+    ------
+    ValueError
+        If n_docs is below 2 or above depth.
+
+    Source: Gao et al. 2021, *Rethink Training of BERT Rerankers in Multi-Stage Retrieval Pipeline*; lesson 03.
+    """
+    from datasets import Dataset
+
+    if not 2 <= n_docs <= depth:
+        raise ValueError(
+            say(
+                en=f"n_docs={n_docs}, depth={depth}; a list needs 2 or more documents, and no more than the depth",
+                zh=f"n_docs={n_docs}，depth={depth}；每个列表至少 2 篇，且不超过 depth",
+            )
+        )
+    top = max(grade for judged in collection.qrels.values() for grade in judged.values())
+    run = first.search(collection.queries, depth)
+    rng, lists = random.Random(seed), []
+    for query_id, query in collection.queries.items():
+        grades = collection.qrels[query_id]
+        best = max(grades, key=grades.get)
+        ranked = sorted(run[query_id], key=lambda doc_id, scores=run[query_id]: -scores[doc_id])
+        hardest, *others = [doc_id for doc_id in ranked if doc_id != best]
+        doc_ids = [best, hardest, *rng.sample(others, min(n_docs - 2, len(others)))]
+        labels = [grades.get(doc_id, 0) / top for doc_id in doc_ids]
+        lists.append({"query": query, "document": [collection.corpus[d] for d in doc_ids], "label": labels})
+    return Dataset.from_list(lists)
+
+
+def rows(data, loss_type: str, label_temperature: float):
+    """Training data in the shape that a loss takes: one document a row for the point losses, one list a query for the others.
+
+    Pairs without negatives stay as they are. Labels are checked to lie in 0 .. 1.
+    """
+    from datasets import Dataset
+
+    if "prompt_for_query" in data.column_names:
+        data = formats.apply_prompts(data)
+    if set(data.column_names) == {"query", "positive"} and len(data):
+        return _pairs_alone(data, loss_type)
+    lists = _lists(data)
+    if loss_type.startswith("point"):
+        triples = [(query, *item) for query, items in lists for item in items]
+        return Dataset.from_dict(
+            dict(zip(("query", "document", "label"), map(list, zip(*triples, strict=True)), strict=True))
+        )
+    scale = 1 / label_temperature if loss_type == "listwise" else 1.0
+    columns = {
+        "query": [query for query, _ in lists],
+        "document": [[text for text, _ in items] for _, items in lists],
+        "label": [[label * scale for _, label in items] for _, items in lists],
+    }
+    return Dataset.from_dict(columns)
+
+
+def _pairs_alone(data, loss_type: str):
+    if loss_type != "listwise":
+        raise ValueError(
+            say(
+                en=f"loss_type={loss_type!r} needs documents that do not answer, and these rows have only query and positive; mine negatives (reranker.candidates), or use 'listwise'",
+                zh=f"loss_type={loss_type!r} 需要答不了的文档，而这些行只有 query 和 positive；先挖掘负例（reranker.candidates），或改用 'listwise'",
+            )
+        )
+    return data.select_columns(["query", "positive"])
+
+
+def _lists(data) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Each query with its (document, label) pairs, whatever the columns are."""
+    names = data.column_names
+    label = next((name for name in ("label", "score") if name in names), None)
+    negatives = [name for name in names if name.startswith("negative_")]
+    known = {"query", "document", label} <= set(names) or ({"query", "positive"} <= set(names) and negatives)
+    if not len(data) or not known:
+        raise ValueError(
+            say(
+                en=f"training needs rows with query, positive, negative_1 ... or query, document, label; got {len(data)} rows with {names}",
+                zh=f"训练数据要有 query、positive、negative_1…… 或 query、document、label 这些列；现在是 {len(data)} 行，列为 {names}",
+            )
+        )
+    lists: dict = {}
+    for place, row in enumerate(data):
+        if label is None:
+            # Several answers of one query stay apart: each is better than its own negatives, not than the other answers.
+            lists[place] = (row["query"], [(row["positive"], 1.0), *[(row[name], 0.0) for name in negatives]])
+        elif isinstance(row["document"], str):
+            lists.setdefault(row["query"], (row["query"], []))[1].append((row["document"], row[label]))
+        else:
+            lists[place] = (row["query"], list(zip(row["document"], row[label], strict=True)))
+    return _checked_labels(list(lists.values()))
+
+
+def _checked_labels(lists):
+    for query, items in lists:
+        for _, label in items:
+            if not 0 <= label <= 1:
+                raise ValueError(
+                    say(
+                        en=f"query {query[:40]!r} has the label {label}; labels lie in 0 .. 1: give formats.read the scale (min_label, max_label)",
+                        zh=f"查询 {query[:40]!r} 的标签是 {label}；标签应在 0 到 1 之间：给 formats.read 写明范围（min_label、max_label）",
+                    )
+                )
+    return lists
+
+
+def sampler(model, data):
+    """A function that the trainer calls to make its batch sampler: rows of like length together."""
+    texts = "document" if "document" in data.column_names else "positive"
+    docs = [[value] if isinstance(value, str) else value for value in data[texts]]
+    pairs = [(query, doc) for query, group in zip(data["query"], docs, strict=True) for doc in group]
+    ends = np.cumsum([len(group) for group in docs])[:-1]
+    lengths = [int(part.max()) for part in np.split(np.array(token_lengths(model, pairs)), ends)]
+    # Another row's answer may answer this query too: with negatives from the batch, equal texts never meet.
+    alone = texts == "positive"
+    apart = [{query, group[0]} if alone else set() for query, group in zip(data["query"], docs, strict=True)]
+
+    def make(dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
+        kept = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}
+        return batching.BucketBatchSampler(dataset, batch_size, drop_last, lengths=lengths, texts=apart, **kept)
+
+    return make
