@@ -2,33 +2,17 @@
 Taught in lesson 07.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from retrieval_lab import data_bundle, data_collections, data_line_formats
-from retrieval_lab.data_bundle import LOSES, Bundle
-from retrieval_lab.data_collections import jsonl
-from retrieval_lab.data_line_formats import refuse
-from retrieval_lab.data_messages import language, word
-from retrieval_lab.data_report import Problem, problem
+from retrieval_lab import data_bundle
+from retrieval_lab import data_collections as collections
+from retrieval_lab import data_line_formats as lines
+from retrieval_lab.data_bundle import LOSES, Bundle, Example
+from retrieval_lab.data_report import Problem, language, problem, sentence, speaking, word
 
 FORMATS = tuple(LOSES)
-
-_READERS: dict[str, Callable[[Path, str], Bundle]] = {
-    "lab": data_line_formats.read_lab,
-    "flagembedding": data_line_formats.read_flagembedding,
-    "tevatron": data_line_formats.read_tevatron,
-    "sentence-transformers": data_line_formats.read_columns,
-    "llamaindex": data_collections.read_llamaindex,
-}
-_WRITERS: dict[str, Callable[[Bundle], list[dict]]] = {
-    "lab": data_line_formats.write_lab,
-    "flagembedding": data_line_formats.write_flagembedding,
-    "tevatron": data_line_formats.write_tevatron,
-    "sentence-transformers": data_line_formats.write_columns,
-}
 
 
 @dataclass(frozen=True)
@@ -39,14 +23,15 @@ class Conversion:
     n_queries: int
     n_passages: int
     warnings: dict[str, str]
-    lang: str = "en"
+    lang: str = field(default_factory=language)
 
     def __str__(self) -> str:
         english = f"{self.target}: {self.n_queries} queries, {self.n_passages} judged passages"
         chinese = f"{self.target}：{self.n_queries} 条查询，{self.n_passages} 个有判断的段落"
         label = {"en": "  not held, {}: {}", "zh": "  存不下（{}）：{}"}[self.lang]
-        lines = [label.format(name, sentence) for name, sentence in self.warnings.items()]
-        return "\n".join([{"en": english, "zh": chinese}[self.lang], *lines])
+        return "\n".join(
+            [{"en": english, "zh": chinese}[self.lang], *(label.format(*w) for w in self.warnings.items())]
+        )
 
 
 def convert(
@@ -76,7 +61,7 @@ def convert(
     ------
     DataError
         If the source has a problem, or the target cannot hold it at all (a column table with and without negatives; a TREC id with
-        a blank), or ``strict`` and something would be lost.
+        a blank; an empty text), or ``strict`` and something would be lost.
     FileExistsError
         If the target exists and overwrite is False.
     ValueError
@@ -90,45 +75,54 @@ def convert(
     >>> print((folder / "b.jsonl").read_text().strip(), done.warnings)
     {"anchor": "q", "positive": "p", "negative": "n"} {}
     """
-    source, target, lang = Path(source), Path(target), language(lang)
-    for name in (src_format, dst_format):
-        if name not in FORMATS:
-            raise ValueError(f"format {name!r} is not known; use one of {', '.join(FORMATS)}")
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; choose another name or pass overwrite=True")
-    bundle = _reader(src_format, split)(source, lang)
-    lost = data_bundle.losses(bundle, dst_format, lang)
-    bundle = data_bundle.prepared(bundle, dst_format)
-    refuse(source, _impossible(bundle, dst_format, lang) + (list(lost.values()) if strict else []), lang, dst_format)
-    for name, text in _files(bundle, dst_format, split or "train").items():
-        path = target / name  # "" is the target itself
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode())
-    n_passages = sum(len(example.pos) + len(example.neg) for example in bundle.examples)
-    warnings = {name: data_bundle.sentence(found, lang) for name, found in lost.items()}
-    return Conversion(target, len(bundle.examples), n_passages, warnings, lang)
+    source, target = Path(source), Path(target)
+    with speaking(lang):
+        for name in (src_format, dst_format):
+            if name not in FORMATS:
+                raise ValueError(sentence("format_unknown", name=repr(name), choices=", ".join(FORMATS)))
+        if target.exists() and not overwrite:
+            raise FileExistsError(sentence("target_exists", target=target))
+        bundle = _read(source, src_format, split)
+        lost = data_bundle.losses(bundle, dst_format)
+        bundle = data_bundle.prepared(bundle, dst_format)
+        lines.refuse(source, _impossible(bundle, dst_format) + (list(lost.values()) if strict else []), dst_format)
+        for name, text in _files(bundle, dst_format, split or "train").items():
+            path = target / name  # "" is the target itself
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode())
+        n_passages = len(bundle.passages) - len(bundle.documents)
+        warnings = {name: sentence(found) for name, found in lost.items()}
+        return Conversion(target, len(bundle.examples), n_passages, warnings)
 
 
-def _reader(name: str, split: str | None) -> Callable[[Path, str], Bundle]:
-    if name in ("beir", "trec"):
-        return partial(data_collections.read_folder, style=name, split=split)
-    return _READERS[name]
+def _read(source: Path, name: str, split: str | None) -> Bundle:
+    folder = partial(collections.read_folder, style=name, split=split)
+    readers = {"lab": lines.read_lab, "flagembedding": lines.read_flagembedding, "tevatron": lines.read_tevatron}
+    readers |= {"sentence-transformers": lines.read_columns, "llamaindex": collections.read_llamaindex}
+    return readers.get(name, folder)(source)
 
 
-def _impossible(bundle: Bundle, name: str, lang: str) -> list[Problem]:
+def _impossible(bundle: Bundle, name: str) -> list[Problem]:
     """What stands against writing the bundle in this format at all."""
-    mixed = data_line_formats.mixed_table(bundle) if name == "sentence-transformers" else None
-    found = [problem("one_table", lang, what=word(mixed, lang))] if mixed else []
+    mixed = lines.mixed_table(bundle) if name == "sentence-transformers" else None
+    found = [problem("one_table", what=word(mixed))] if mixed else []
     if name == "trec":
         ids = [example.id for example in bundle.examples] + [p.id for e in bundle.examples for p in e.pos + e.neg]
-        found += [problem("id_space", lang, id=repr(i)) for i in dict.fromkeys(ids) if len(i.split()) != 1]
-    return found if bundle.examples else [problem("no_rows", lang)]
+        found += [problem("id_space", id=repr(i)) for i in dict.fromkeys(ids) if len(i.split()) != 1]
+    if name not in ("beir", "trec", "llamaindex"):  # a corpus may hold an empty text; nobody trains on one
+        found += [problem("empty_text", field=e.id or e.query) for e in bundle.examples if not _all_filled(e)]
+    return found if bundle.examples else [problem("no_rows")]
+
+
+def _all_filled(example: Example) -> bool:
+    return all(text.strip() for text in (example.query, *(passage.text for passage in example.pos + example.neg)))
 
 
 def _files(bundle: Bundle, name: str, split: str) -> dict[str, str]:
     """Relative path -> text; a format of one file has the path ""."""
     if name in ("beir", "trec"):
-        return data_collections.write_folder(bundle, style=name, split=split)
+        return collections.write_folder(bundle, style=name, split=split)
     if name == "llamaindex":
-        return {"": data_collections.write_llamaindex(bundle)}
-    return {"": jsonl(_WRITERS[name](bundle))}
+        return {"": collections.write_llamaindex(bundle)}
+    writers = {"lab": lines.write_lab, "flagembedding": lines.write_flagembedding, "tevatron": lines.write_tevatron}
+    return {"": collections.jsonl(writers.get(name, lines.write_columns)(bundle))}

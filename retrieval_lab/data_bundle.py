@@ -4,6 +4,7 @@ Used by `converters`; taught in lesson 07.
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from retrieval_lab.data_report import Problem, problem
 
@@ -47,6 +48,11 @@ class Bundle:
     fields: list[str] = field(default_factory=list)
     score_field: str = "pos_scores"  # a file of kind "scored" says "scores"
 
+    @property
+    def passages(self) -> list[Passage]:
+        """Every passage, judged ones first; one that several queries share comes several times."""
+        return [passage for example in self.examples for passage in example.pos + example.neg] + self.documents
+
 
 _LINES = ("ids", "titles", "documents", "queries", "fields")
 _QRELS = ("prompts", "scores", "binary_scores", "contradictions", "repeats", "split", "fields")
@@ -60,13 +66,12 @@ LOSES: dict[str, tuple[str, ...]] = {
     "trec": _QRELS,
     "llamaindex": ("prompts", "scores", "grades", "titles", "negatives_kept", "repeats", "fields"),
 }
-_WANTS_IDS = ("tevatron", "beir", "trec", "llamaindex")
 
 
-def losses(bundle: Bundle, target: str, lang: str) -> dict[str, Problem]:
+def losses(bundle: Bundle, target: str) -> dict[str, Problem]:
     """What of the bundle the target format cannot hold: name -> the count and what to do.
 
-    >>> losses(Bundle([Example("q", (Passage("p"),), prompt="search: ")]), "beir", "en")["prompts"].cause
+    >>> losses(Bundle([Example("q", (Passage("p"),), prompt="search: ")]), "beir")["prompts"].cause
     'queries with a prompt, which beir cannot hold: 1'
     """
     counts = _counts(bundle)
@@ -74,24 +79,19 @@ def losses(bundle: Bundle, target: str, lang: str) -> dict[str, Problem]:
     for name in LOSES[target]:
         if counts[name]:
             values = {"count": counts[name], "format": target, "names": ", ".join(bundle.fields)}
-            lost[name] = problem(f"not_held_{name}", lang, **values)
+            lost[name] = problem(f"not_held_{name}", **values)
     if target in ("lab", "flagembedding"):
         without = sum(not example.neg for example in bundle.examples if example.pos)
         if without and any(example.neg for example in bundle.examples):
-            lost["some_negatives"] = problem("some_negatives", lang, count=without)
+            lost["some_negatives"] = problem("some_negatives", count=without)
     return lost
-
-
-def sentence(found: Problem, lang: str) -> str:
-    """Cause and remedy in one sentence."""
-    return {"en": "; ", "zh": "；"}[lang].join([found.cause, found.remedy])
 
 
 def _counts(bundle: Bundle) -> Counter:
     """How often each thing occurs that some format cannot hold."""
     counts = Counter(documents=len(bundle.documents), fields=len(bundle.fields))
-    for passage in bundle.documents:
-        counts.update(titles=bool(passage.title), ids=bool(passage.id))
+    counts["titles"] = sum(bool(passage.title) for passage in bundle.passages)
+    counts["ids"] = sum(bool(item.id) for item in bundle.examples + bundle.passages)
     for example in bundle.examples:
         counts.update(_example_counts(example))
     counts["repeated_queries"] = len(bundle.examples) - len({example.query for example in bundle.examples})
@@ -103,25 +103,21 @@ def _example_counts(example: Example) -> dict[str, int]:
     scores = [passage.score for passage in passages if passage.score is not None]
     sides = [[passage.whole for passage in side] for side in (example.pos, example.neg)]
     whole_numbers = all(score == int(score) for score in scores)
+    # A label that does not tell its side: a positive of 0 or less, a negative above 0.
+    astray = [p for p in example.pos if p.score is not None and p.score <= 0] + [
+        p for p in example.neg if (p.score or 0) > 0
+    ]
     return {
         "prompts": bool(example.prompt),
         "scores": bool(scores) and not whole_numbers,
         "grades": bool(scores) and whole_numbers,
         "binary_scores": bool(scores) and set(scores) <= {0, 1},
-        "ids": bool(example.id) + sum(bool(passage.id) for passage in passages),
-        "titles": sum(bool(passage.title) for passage in passages),
         "negatives_kept": len(example.neg),
         "queries": not example.pos,
         "contradictions": len(set(sides[0]) & set(sides[1])),
         "repeats": sum(len(texts) - len(set(texts)) for texts in sides),
-        "split": bool(scores) and _split_is_lost(example),
+        "split": bool(astray),
     }
-
-
-def _split_is_lost(example: Example) -> bool:
-    """True when a label does not tell the side: a positive of 0 or less, a negative above 0."""
-    pos = any(passage.score is not None and passage.score <= 0 for passage in example.pos)
-    return pos or any(passage.score is not None and passage.score > 0 for passage in example.neg)
 
 
 def prepared(bundle: Bundle, target: str) -> Bundle:
@@ -130,40 +126,29 @@ def prepared(bundle: Bundle, target: str) -> Bundle:
         bundle = _mapped(bundle, lambda passage: replace(passage, text=passage.whole, title=""))
     if "queries" in LOSES[target]:
         bundle = replace(bundle, examples=[example for example in bundle.examples if example.pos])
-    if target not in _WANTS_IDS:
-        return bundle
-    bundle = _mapped(bundle, _Ids(bundle))
-    taken = {example.id for example in bundle.examples}
-    numbers = (
-        name for name in (f"q{number}" for number in range(1, 2 * len(bundle.examples) + 2)) if name not in taken
-    )
-    return replace(bundle, examples=[replace(e, id=e.id or next(numbers)) for e in bundle.examples])
+    return _with_ids(bundle) if target in ("tevatron", "beir", "trec", "llamaindex") else bundle
 
 
 def _mapped(bundle: Bundle, change) -> Bundle:
     """The bundle with every passage changed."""
-    examples = [
-        replace(example, pos=tuple(map(change, example.pos)), neg=tuple(map(change, example.neg)))
-        for example in bundle.examples
-    ]
+    sides = [(tuple(map(change, example.pos)), tuple(map(change, example.neg))) for example in bundle.examples]
+    examples = [replace(e, pos=pos, neg=neg) for e, (pos, neg) in zip(bundle.examples, sides, strict=True)]
     return replace(bundle, examples=examples, documents=[change(passage) for passage in bundle.documents])
 
 
-class _Ids:
-    """Gives each passage without an id one of its own, the same for the same title and text."""
+def _with_ids(bundle: Bundle) -> Bundle:
+    """Ids q1.. and d1.. for queries and passages without one, clear of those in use; the same title and text has the same id."""
+    taken = {passage.id for passage in bundle.passages} | {example.id for example in bundle.examples}
+    queries, documents = (
+        filter(lambda name: name not in taken, map(pattern.format, count(1))) for pattern in ("q{}", "d{}")
+    )
+    known = {(passage.title, passage.text): passage.id for passage in bundle.passages if passage.id}
 
-    def __init__(self, bundle: Bundle):
-        passages = [p for example in bundle.examples for p in example.pos + example.neg] + bundle.documents
-        self.taken = {passage.id for passage in passages}
-        self.known = {(passage.title, passage.text): passage.id for passage in passages if passage.id}
-        self.number = 0
-
-    def __call__(self, passage: Passage) -> Passage:
-        if passage.id:
-            return passage
+    def named(passage: Passage) -> Passage:
         key = (passage.title, passage.text)
-        while key not in self.known:
-            self.number += 1
-            if (name := f"d{self.number}") not in self.taken:
-                self.known[key] = name
-        return replace(passage, id=self.known[key])
+        if not passage.id and key not in known:
+            known[key] = next(documents)
+        return replace(passage, id=passage.id or known[key])
+
+    bundle = _mapped(bundle, named)
+    return replace(bundle, examples=[replace(e, id=e.id or next(queries)) for e in bundle.examples])

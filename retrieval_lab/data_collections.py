@@ -4,28 +4,32 @@ Used by `converters`; taught in lesson 07. To evaluate on a collection, `corpora
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from retrieval_lab import data_records
 from retrieval_lab.data_bundle import Bundle, Example, Passage
-from retrieval_lab.data_line_formats import Id, checked, refuse, unknown_fields
-from retrieval_lab.data_messages import shorten, word
-from retrieval_lab.data_report import Problem, problem
+from retrieval_lab.data_line_formats import Id, refuse, unknown_fields
+from retrieval_lab.data_report import Problem, problem, shorten, word
+from retrieval_lab.data_rows import Plain, checked
 
 _HEADER = "query-id\tcorpus-id\tscore"
-_SUFFIXES = {"beir": (".tsv",), "trec": (".qrels", ".trec", ".txt")}
+# style -> suffixes of a judgement file, the shape of a judgement, and how to write one
+_JUDGEMENTS = {
+    "beir": ((".tsv",), r"([^\t]+)\t([^\t]+)\t(-?\d+)\s*", _HEADER.replace("\t", " TAB ")),
+    "trec": ((".qrels", ".trec", ".txt"), r"(\S+)\s+\S+\s+(\S+)\s+(-?\d+)\s*", "query 0 document grade"),
+}
 
 
 class _Entry(BaseModel):
-    id: Id = Field(alias="_id")
-    text: Annotated[str, Field(strict=True)]
-    title: Annotated[str, Field(strict=True)] = ""
+    id: Id = Field(validation_alias="_id")
+    text: Plain
+    title: Plain = ""
 
 
-def read_folder(path: Path, lang: str, *, style: str, split: str | None) -> Bundle:
+def read_folder(path: Path, *, style: str, split: str | None) -> Bundle:
     """``corpus.jsonl``, ``queries.jsonl`` and the judgements of one split, in BEIR's or TREC's columns.
 
     Parameters
@@ -39,66 +43,61 @@ def read_folder(path: Path, lang: str, *, style: str, split: str | None) -> Bund
     DataError
         If a file is missing or broken, or a judgement names an unknown id.
     """
-    fields: list[str] = []
-    corpus = {e.id: Passage(e.text, e.id, e.title) for e in _entries(path / "corpus.jsonl", fields, lang, style)}
-    queries = {e.id: e.text for e in _entries(path / "queries.jsonl", fields, lang, style)}
-    qrels = _qrels(_judgement_file(path, split, style, lang), queries, corpus, style, lang)
+    fields: dict[str, None] = {}
+    corpus = {e.id: Passage(e.text, e.id, e.title) for e in _entries(path / "corpus.jsonl", fields, style)}
+    queries = {e.id: e.text for e in _entries(path / "queries.jsonl", fields, style)}
+    qrels = _qrels(_judgement_file(path, split, style), queries, corpus, style)
     judged = {doc_id for grades in qrels.values() for doc_id in grades}
     graded = any(grade not in (0, 1) for grades in qrels.values() for grade in grades.values())
     examples = [_example(query_id, text, qrels.get(query_id, {}), corpus, graded) for query_id, text in queries.items()]
-    return Bundle(examples, [p for doc_id, p in corpus.items() if doc_id not in judged], list(dict.fromkeys(fields)))
+    return Bundle(examples, [p for doc_id, p in corpus.items() if doc_id not in judged], list(fields))
 
 
-def _entries(path: Path, fields: list[str], lang: str, style: str) -> list[_Entry]:
-    found = data_records.read(path, lang)
-    problems, entries, seen = found.problems, [], {}
+def _entries(path: Path, fields: dict[str, None], style: str) -> list[_Entry]:
+    found = data_records.read(path)
+    problems, entries = found.problems, {}
     for record in found.records:
-        entry, wrong = checked(_Entry, record, lang)
-        if entry and seen.setdefault(entry.id, entry) is not entry:
-            wrong = [problem("repeated_id", lang, record.line, "_id", id=repr(entry.id))]
+        entry, wrong = checked(_Entry, record)
+        if entry and entries.setdefault(entry.id, entry) is not entry:
+            wrong = [problem("repeated_id", record.line, "_id", id=repr(entry.id))]
         problems += wrong
-        entries += [entry] if entry else []
-    refuse(path, problems, lang, style)
-    fields += unknown_fields(found.records, _Entry)
-    return entries
+    refuse(path, problems, style)
+    fields |= dict.fromkeys(unknown_fields(found.records, _Entry))
+    return list(entries.values())
 
 
-def _judgement_file(path: Path, split: str | None, style: str, lang: str) -> Path:
-    files = sorted(file for file in (path / "qrels").glob("*") if file.suffix in _SUFFIXES[style])
-    there = ", ".join(file.stem for file in files) or "-"
+def _judgement_file(path: Path, split: str | None, style: str) -> Path:
+    files = sorted(file for file in (path / "qrels").glob("*") if file.suffix in _JUDGEMENTS[style][0])
     wanted = [file for file in files if split in (None, file.stem)]
     if len(wanted) != 1:
         code = "which_split" if split is None and wanted else "no_qrels"
-        refuse(path / "qrels", [problem(code, lang, there=there)], lang, style)
+        refuse(path / "qrels", [problem(code, there=", ".join(file.stem for file in files) or "-")], style)
     return wanted[0]
 
 
-def _qrels(path: Path, queries: dict, corpus: dict, style: str, lang: str) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    found = data_records.read_lines(path, lang)
-    problems = found.problems
-    shape = r"(\S+)\s+\S+\s+(\S+)\s+(-?\d+)\s*" if style == "trec" else r"([^\t]+)\t([^\t]+)\t(-?\d+)\s*"
-    expected = "query 0 document grade" if style == "trec" else _HEADER.replace("\t", " TAB ")
-    for record in found.records:
-        if record.line == 1 and style == "beir" and record.value == _HEADER:
+def _qrels(path: Path, queries: dict, corpus: dict, style: str) -> dict[str, dict[str, int]]:
+    _, shape, expected = _JUDGEMENTS[style]
+    qrels, found = {}, data_records.read_lines(path)
+    for line, _, text in found.records:
+        if (line, style, text) == (1, "beir", _HEADER):
             continue
-        parts = re.fullmatch(shape, record.value)
+        parts = re.fullmatch(shape, text)
         if not parts:
-            values = {"found": shorten(record.value), "expected": expected}
-            problems.append(problem("bad_judgement", lang, record.line, **values))
+            found.problems.append(problem("bad_judgement", line, found=shorten(text), expected=expected))
             continue
-        query_id, doc_id, grade = parts.groups()
-        if query_id not in queries:
-            problems.append(_unknown("query", query_id, "queries.jsonl", record.line, lang))
-        if doc_id not in corpus:
-            problems.append(_unknown("document", doc_id, "corpus.jsonl", record.line, lang))
-        qrels.setdefault(query_id, {})[doc_id] = int(grade)
-    refuse(path, problems, lang, style)
+        query_id, doc_id, grade = parts[1], parts[2], int(parts[3])
+        found.problems += _unknown("query", query_id, queries, "queries.jsonl", line)
+        found.problems += _unknown("document", doc_id, corpus, "corpus.jsonl", line)
+        if qrels.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:
+            found.problems.append(problem("judged_twice", line, query=repr(query_id), document=repr(doc_id)))
+    refuse(path, found.problems, style)
     return qrels
 
 
-def _unknown(what: str, name: str, where: str, line: int | None, lang: str, field: str = "") -> Problem:
-    return problem("unknown_id", lang, line, field, what=word(f"id_{what}", lang), id=repr(name), where=where)
+def _unknown(what: str, name: str, known: dict, where: str, line: int | None = None, field: str = "") -> list[Problem]:
+    if name in known:
+        return []
+    return [problem("unknown_id", line, field, what=word(f"id_{what}"), id=repr(name), where=where)]
 
 
 def _example(query_id: str, text: str, grades: dict[str, int], corpus: dict[str, Passage], graded: bool) -> Example:
@@ -112,17 +111,15 @@ def _example(query_id: str, text: str, grades: dict[str, int], corpus: dict[str,
 
 def write_folder(bundle: Bundle, *, style: str, split: str) -> dict[str, str]:
     """The files of the folder: relative path -> text. A judgement without a score is 1 for a positive, 0 for a negative."""
-    corpus = {p.id: p for e in bundle.examples for p in e.pos + e.neg} | {p.id: p for p in bundle.documents}
-    rows = [{"_id": p.id, "title": p.title, "text": p.text} for p in corpus.values()]
+    rows = {p.id: {"_id": p.id, "title": p.title, "text": p.text} for p in bundle.passages}
     judgements = [(e.id, doc_id, grade) for e in bundle.examples for doc_id, grade in _grades(e).items()]
+    lines = [_HEADER, *("\t".join(map(str, judgement)) for judgement in judgements)]
     if style == "trec":
-        lines, suffix = [f"{query_id} 0 {doc_id} {grade}" for query_id, doc_id, grade in judgements], ".qrels"
-    else:
-        lines, suffix = [_HEADER, *("\t".join(map(str, judgement)) for judgement in judgements)], ".tsv"
+        lines = [f"{query_id} 0 {doc_id} {grade}" for query_id, doc_id, grade in judgements]
     return {
-        "corpus.jsonl": jsonl(rows),
-        "queries.jsonl": jsonl([{"_id": e.id, "text": e.query} for e in bundle.examples]),
-        f"qrels/{split}{suffix}": "".join(f"{line}\n" for line in lines),
+        "corpus.jsonl": jsonl(rows.values()),
+        "queries.jsonl": jsonl({"_id": e.id, "text": e.query} for e in bundle.examples),
+        f"qrels/{split}{_JUDGEMENTS[style][0][0]}": "".join(f"{line}\n" for line in lines),
     }
 
 
@@ -134,7 +131,7 @@ def _grades(example: Example) -> dict[str, int]:
     return grades | {passage.id: int(passage.score) if whole else 1 for passage in example.pos}
 
 
-def jsonl(rows: list[dict]) -> str:
+def jsonl(rows: Iterable[dict]) -> str:
     """Rows as JSON lines, characters as they are.
 
     >>> jsonl([{"query": "北京"}])
@@ -144,13 +141,13 @@ def jsonl(rows: list[dict]) -> str:
 
 
 class _QA(BaseModel):
-    queries: dict[str, str]
-    corpus: dict[str, str]
+    queries: dict[str, Plain]
+    corpus: dict[str, Plain]
     relevant_docs: dict[str, list[str]]
     mode: str = "text"
 
 
-def read_llamaindex(path: Path, lang: str) -> Bundle:
+def read_llamaindex(path: Path) -> Bundle:
     """One object of queries, corpus and relevant_docs, as EmbeddingQAFinetuneDataset saves it.
 
     Raises
@@ -158,10 +155,10 @@ def read_llamaindex(path: Path, lang: str) -> Bundle:
     DataError
         If the object is broken or relevant_docs names an unknown id.
     """
-    found = data_records.read_object(path, lang)
-    refuse(path, found.problems, lang, "llamaindex")
-    data, problems = checked(_QA, found.records[0], lang)
-    refuse(path, problems or _unknown_ids(data, lang), lang, "llamaindex")
+    found = data_records.read_object(path)
+    refuse(path, found.problems, "llamaindex")
+    data, problems = checked(_QA, found.records[0])
+    refuse(path, problems or _unknown_ids(data), "llamaindex")
     corpus = {doc_id: Passage(text, doc_id) for doc_id, text in data.corpus.items()}
     relevant = {query_id: tuple(corpus[doc_id] for doc_id in ids) for query_id, ids in data.relevant_docs.items()}
     examples = [Example(text, relevant.get(query_id, ()), id=query_id) for query_id, text in data.queries.items()]
@@ -170,24 +167,22 @@ def read_llamaindex(path: Path, lang: str) -> Bundle:
     return Bundle(examples, documents, unknown_fields(found.records, _QA))
 
 
-def _unknown_ids(data: _QA, lang: str) -> list[Problem]:
+def _unknown_ids(data: _QA) -> list[Problem]:
     problems = []
     for query_id, ids in data.relevant_docs.items():
         field = f"relevant_docs.{query_id}"
-        if query_id not in data.queries:
-            problems.append(_unknown("query", query_id, "queries", None, lang, field))
-        problems += [_unknown("document", name, "corpus", None, lang, field) for name in ids if name not in data.corpus]
+        problems += _unknown("query", query_id, data.queries, "queries", field=field)
+        for doc_id in ids:
+            problems += _unknown("document", doc_id, data.corpus, "corpus", field=field)
     return problems
 
 
 def write_llamaindex(bundle: Bundle) -> str:
     """The JSON text that EmbeddingQAFinetuneDataset.from_json reads."""
-    corpus = {p.id: p.text for e in bundle.examples for p in e.pos + e.neg} | {p.id: p.text for p in bundle.documents}
-    relevant = {example.id: list(dict.fromkeys(p.id for p in example.pos)) for example in bundle.examples}
     data = {
         "queries": {e.id: e.query for e in bundle.examples},
-        "corpus": corpus,
-        "relevant_docs": relevant,
+        "corpus": {p.id: p.text for p in bundle.passages},
+        "relevant_docs": {e.id: list(dict.fromkeys(p.id for p in e.pos)) for e in bundle.examples},
         "mode": "text",
     }
     return json.dumps(data, ensure_ascii=False, indent=4) + "\n"

@@ -1,127 +1,112 @@
-"""From checked lines to the columns of a ``datasets.Dataset``, one layout a kind of training.
+"""From checked lines to the columns of a ``datasets.Dataset``, one layout a kind of training; prompts are joined to queries here.
 Taught in lesson 07; called by `formats.read`.
 """
 
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval_lab import teacher_embeddings
-from retrieval_lab.data_messages import language
 from retrieval_lab.data_report import Report
-from retrieval_lab.data_rows import KINDS, Line
+from retrieval_lab.data_rows import Line
 from retrieval_lab.negatives import NegativeDraw
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a caller of `formats.read` asked for; the fields are described there."""
-
-    kind: str | None = None
-    min_label: float = 0
-    max_label: float = 1
-    lang: str | None = None
-    neg_nums: int | None = None
-    seed: int = 0
-    epoch: int = 0
-    redraw: bool = False
-    skip_bad: bool = False
-    embeddings: str | Path | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "lang", language(self.lang))
-        if self.kind is not None and self.kind not in KINDS:
-            near = get_close_matches(str(self.kind), KINDS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"kind={self.kind!r} is not known; use one of {', '.join(KINDS)}{hint}")
-        if not self.min_label < self.max_label:
-            raise ValueError(
-                f"min_label={self.min_label}, max_label={self.max_label}; min_label must be the smaller one"
-            )
-        if self.neg_nums is not None and self.neg_nums < 1:
-            raise ValueError(f"neg_nums={self.neg_nums}; use neg_nums >= 1, or kind='pair' to train without negatives")
+def n_rows(line: Line, kind: str) -> int:
+    """How many training rows a line gives."""
+    return {"teacher": 1, "pair": len(line.pos), "triplet": len(line.pos)}.get(kind, len(line.pos) + len(line.neg))
 
 
-def dataset(lines: list[Line], report: Report, options: Options):
+def dataset(
+    lines: list[Line], report: Report, *, scale: tuple[float, float], draw: NegativeDraw, redraw: bool, embeddings=None
+):
     """The Dataset of ``report.kind`` from the good lines of a file.
+
+    Parameters
+    ----------
+    lines, report : from `formats.load_lines`
+    scale : (min_label, max_label), which become 0 and 1
+    draw, redraw : which negatives a triplet gets, now (False) or whenever its row is read (True)
+    embeddings : the teacher's file of vectors
 
     Raises
     ------
     DataError
         If the teacher's vectors are missing or do not fit the lines.
     """
-    draw = NegativeDraw(options.seed, options.neg_nums or 1, options.epoch)
-    embeddings = Path(options.embeddings or Path(report.path).with_suffix(".memmap"))
-    return {
-        "pair": lambda: _pairs(lines),
-        "triplet": lambda: _triplets(lines, draw, options.redraw),
-        "scored": lambda: _scored(lines),
-        "graded": lambda: _graded(lines, options.min_label, options.max_label),
-        "teacher": lambda: _teacher(lines, report.n_records, embeddings, report.lang),
-    }[report.kind]()
-
-
-def _dataset(columns: dict, owners: list[Line]):
-    """A Dataset of the columns, with the prompt of each row's line when there is any."""
     from datasets import Dataset
 
-    if any(line.prompt for line in owners):
-        columns = columns | {"prompt_for_query": [line.prompt for line in owners]}
-    return Dataset.from_dict(columns)
+    columns, prompts = defaultdict(list), []
+    groups: dict[tuple[str, str], int] = {}
+    for line in lines:
+        group = groups.setdefault((line.prompt, line.query), len(groups))
+        for row in _rows(line, group, report.kind, scale):
+            prompts.append(line.prompt)
+            for name, value in ({"query": line.query} | row).items():
+                columns[name].append(value)
+    if report.kind == "teacher":
+        columns["label"] = _vectors(lines, report, embeddings)
+    if any(prompts):
+        columns["prompt_for_query"] = prompts
+    if report.kind != "triplet":
+        return Dataset.from_dict(columns)
+    return Dataset.from_dict(columns).with_transform(draw) if redraw else Dataset.from_dict(draw(columns))
 
 
-def _pairs(lines: list[Line]):
-    rows = [(line, text) for line in lines for text in line.pos]
-    columns = {"query": [line.query for line, _ in rows], "positive": [text for _, text in rows]}
-    return _dataset(columns, [line for line, _ in rows])
+def _rows(line: Line, group: int, kind: str, scale: tuple[float, float]) -> Iterator[dict]:
+    """The training rows of one line, without its query."""
+    if kind == "teacher":
+        yield {}
+    elif kind == "pair":
+        yield from ({"positive": text} for text in line.pos)
+    elif kind == "triplet":
+        negatives = {"negatives": line.neg, "row_index": line.position, "turns": len(line.pos)}
+        yield from ({"positive": text, "turn": turn} | negatives for turn, text in enumerate(line.pos))
+    else:
+        low, high = scale
+        for text, score in _documents(line, low, high):
+            label = {"label": (score - low) / (high - low)}
+            yield {"document": text} | (label if kind == "graded" else {"score": score, "group": group})
 
 
-def _triplets(lines: list[Line], draw: NegativeDraw, redraw: bool):
-    rows = [(line, turn) for line in lines for turn in range(len(line.pos))]
-    columns = {
-        "query": [line.query for line, _ in rows],
-        "positive": [line.pos[turn] for line, turn in rows],
-        "negatives": [list(line.neg) for line, _ in rows],
-        "row_index": [line.position for line, _ in rows],
-        "turn": [turn for _, turn in rows],
-        "turns": [len(line.pos) for line, _ in rows],
-    }
-    owners = [line for line, _ in rows]
-    return _dataset(columns, owners).with_transform(draw) if redraw else _dataset(draw(columns), owners)
-
-
-def _documents(line: Line, low: float = 0, high: float = 1) -> list[tuple[str, float]]:
+def _documents(line: Line, low: float, high: float) -> list[tuple[str, float]]:
     """Texts of a line with their scores; a text without one is at the top when positive, at the bottom when negative."""
-    scores = line.scores or (high,) * len(line.pos)
-    return [*zip(line.pos, scores, strict=True), *zip(line.neg, line.neg_scores or (low,) * len(line.neg), strict=True)]
+    scores = line.scores or [high] * len(line.pos), line.neg_scores or [low] * len(line.neg)
+    return [*zip(line.pos, scores[0], strict=True), *zip(line.neg, scores[1], strict=True)]
 
 
-def _graded(lines: list[Line], low: float, high: float):
-    rows = [(line, text, label) for line in lines for text, label in _documents(line, low, high)]
-    columns = {"query": [line.query for line, _, _ in rows], "document": [text for _, text, _ in rows]}
-    columns["label"] = [(label - low) / (high - low) for _, _, label in rows]
-    return _dataset(columns, [line for line, _, _ in rows])
-
-
-def _scored(lines: list[Line]):
-    groups = {key: number for number, key in enumerate(dict.fromkeys((line.prompt, line.query) for line in lines))}
-    rows = [(line, text, score) for line in lines for text, score in _documents(line)]
-    columns = {"query": [line.query for line, _, _ in rows], "document": [text for _, text, _ in rows]}
-    columns["score"] = [score for _, _, score in rows]
-    columns["group"] = [groups[line.prompt, line.query] for line, _, _ in rows]
-    return _dataset(columns, [line for line, _, _ in rows])
-
-
-def _teacher(lines: list[Line], n_records: int, embeddings: Path, lang: str):
-    """Queries with the teacher's vectors; a vector stays in its file until its row is read."""
+def _vectors(lines: list[Line], report: Report, embeddings: str | Path | None):
+    """The teacher's vector of each line; a vector stays in its file until its row is read."""
     import pyarrow
+
+    path = embeddings or Path(report.path).with_suffix(".memmap")
+    vectors = teacher_embeddings.open_vectors(path, rows=report.n_records)
+    column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), vectors.shape[1])
+    if len(lines) < report.n_records:  # skip_bad left some out: their vectors go too
+        column = column.take(pyarrow.array([line.position for line in lines]))
+    return column
+
+
+def apply_prompts(dataset):
+    """Put each row's ``prompt_for_query`` before its query and drop the column, so that it cannot be applied twice.
+
+    The two texts are joined as they are: braces and percent signs in a query mean nothing. A dataset without the column comes back
+    as it is.
+
+    Source: lesson 07.
+
+    >>> from datasets import Dataset
+    >>> rows = Dataset.from_dict({"query": ["{x} %s"], "prompt_for_query": ["search: "]})
+    >>> apply_prompts(apply_prompts(rows))["query"][0]
+    'search: {x} %s'
+    """
+    if "prompt_for_query" not in dataset.column_names:
+        return dataset
+    import pyarrow.compute
     from datasets import Dataset
 
-    vectors = teacher_embeddings.open_vectors(embeddings, rows=n_records, lang=lang)
-    label = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), vectors.shape[1])
-    if len(lines) < n_records:  # skip_bad left some out: their vectors go too
-        label = label.take(pyarrow.array([line.position for line in lines]))
-    columns = {"query": [line.query for line in lines], "label": label}
-    if any(line.prompt for line in lines):
-        columns["prompt_for_query"] = [line.prompt for line in lines]
-    return Dataset(pyarrow.table(columns))
+    table = dataset.with_format("arrow")[:].replace_schema_metadata(None)
+    joined = pyarrow.compute.binary_join_element_wise(table["prompt_for_query"], table["query"], "")
+    table = table.set_column(table.column_names.index("query"), "query", joined).drop_columns("prompt_for_query")
+    redraws = dataset.format["type"] == "custom"
+    return Dataset(table).with_transform(dataset.format["format_kwargs"]["transform"]) if redraws else Dataset(table)

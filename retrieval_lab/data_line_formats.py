@@ -4,47 +4,63 @@ Used by `converters`; taught in lesson 07. Readers give a `Bundle`, writers take
 
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
 
 from retrieval_lab import data_records, formats
 from retrieval_lab.data_bundle import Bundle, Example, Passage
-from retrieval_lab.data_messages import word
 from retrieval_lab.data_report import DataError, Problem, Report, problem
-from retrieval_lab.data_rows import FEEDS, KNOWN, SPELLINGS, Line, Text, check, shape_of
+from retrieval_lab.data_rows import (
+    FEEDS,
+    KNOWN,
+    SPELLINGS,
+    Line,
+    Plain,
+    Score,
+    Text,
+    check,
+    checked,
+    shape_of,
+    spellings,
+)
 
 
-def refuse(path: str | Path, problems: list[Problem], lang: str, kind: str) -> None:
+def refuse(path: str | Path, problems: list[Problem], kind: str) -> None:
     """Raise a `DataError` that lists the problems, if there are any."""
     if problems:
         ordered = sorted(problems, key=lambda item: item.line or 0)
-        raise DataError(Report(str(path), kind, problems=ordered, lang=lang, n_lines=len({p.line for p in problems})))
+        raise DataError(Report(str(path), kind, problems=ordered, n_lines=len({p.line for p in problems})))
+
+
+def unknown_fields(records: list[data_records.Record], *models: type[BaseModel]) -> list[str]:
+    """Names of fields that none of the models has a place for, in order of appearance."""
+    known = {name for model in models for names in spellings(model) for name in names}
+    return [key for key in dict.fromkeys(key for record in records for key in record.value) if key not in known]
 
 
 def _example(line: Line) -> Example:
     sides = []
     for texts, scores in [(line.pos, line.scores), (line.neg, line.neg_scores)]:
-        scores = scores or (None,) * len(texts)
+        scores = scores or [None] * len(texts)
         sides.append(tuple(Passage(text, score=score) for text, score in zip(texts, scores, strict=True)))
     return Example(line.query, *sides, prompt=line.prompt)
 
 
 def _merged(examples: list[Example]) -> list[Example]:
     """Examples of the same query as one, each passage once a side, in order of appearance."""
-    merged: dict[tuple[str, str], Example] = {}
+    merged: dict[tuple[str, str], tuple[dict, dict]] = {}
     for example in examples:
-        had = merged.get((example.prompt, example.query), replace(example, pos=(), neg=()))
-        sides = {"pos": tuple(dict.fromkeys(had.pos + example.pos)), "neg": tuple(dict.fromkeys(had.neg + example.neg))}
-        merged[example.prompt, example.query] = replace(had, **sides)
-    return list(merged.values())
+        pos, neg = merged.setdefault((example.query, example.prompt), ({}, {}))
+        pos |= dict.fromkeys(example.pos)
+        neg |= dict.fromkeys(example.neg)
+    return [Example(q, tuple(pos), tuple(neg), prompt=prompt) for (q, prompt), (pos, neg) in merged.items()]
 
 
-def read_lab(path: Path, lang: str) -> Bundle:
+def read_lab(path: Path) -> Bundle:
     """Our own formats, all of them; flat lines of one query become one example."""
-    lines, report = formats.load_lines(path, min_label=-math.inf, max_label=math.inf, lang=lang)
+    lines, report = formats.load_lines(path, min_label=-math.inf, max_label=math.inf)
     if report.problems:
         raise DataError(report)
     examples = [_example(line) for line in lines]
@@ -70,23 +86,21 @@ def _grouped(example: Example, score_field: str, prompt_field: str) -> dict:
     return row | ({prompt_field: example.prompt} if example.prompt else {})
 
 
-def read_flagembedding(path: Path, lang: str) -> Bundle:
+def read_flagembedding(path: Path) -> Bundle:
     """Lines of query, pos, neg, pos_scores, neg_scores and prompt; empty lists of negatives are allowed here."""
-    found = data_records.read(path, lang)
+    found = data_records.read(path)
     problems, examples, fields = found.problems, [], {}
     for record in found.records:
         if isinstance(record.value, dict):
-            value = {
-                key: v for key, v in record.value.items() if v != [] or key not in ("neg", "negative", "neg_scores")
-            }
-            fields |= {key: None for key in value if SPELLINGS.get(key, key) not in KNOWN}
-            record = replace(record, value=value)
+            empty = [key for key in ("neg", "negative", "neg_scores") if record.value.get(key) == []]
+            record = record._replace(value={key: v for key, v in record.value.items() if key not in empty})
+            fields |= {key: None for key in record.value if SPELLINGS.get(key, key) not in KNOWN}
         shape = shape_of(record.value)
         shape = shape if shape in ("triplet", "graded") else "pair"
-        line, wrong = check(record, shape, next(iter(FEEDS[shape])), first=record.line, lang=lang)
+        line, wrong = check(record, shape, next(iter(FEEDS[shape])), first=record.line)
         problems += wrong
         examples += [_example(line)] if line else []
-    refuse(path, problems, lang, "flagembedding")
+    refuse(path, problems, "flagembedding")
     return Bundle(examples, fields=list(fields))
 
 
@@ -96,13 +110,13 @@ def write_flagembedding(bundle: Bundle) -> list[dict]:
     return [{"query": row["query"], "pos": row["pos"], "neg": row.get("neg", []), **row} for row in rows]
 
 
-Id = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(strict=True)]
+Id = Annotated[Plain, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
 class _Document(BaseModel):
     docid: Id
     text: Text
-    title: Annotated[str, Field(strict=True)] = ""
+    title: Plain = ""
 
 
 class _Tevatron(BaseModel):
@@ -112,70 +126,30 @@ class _Tevatron(BaseModel):
     negative_passages: list[_Document] = []
 
 
-def checked(model: type[BaseModel], record: data_records.Record, lang: str):
-    """The record as a model, or None, and its problems, fields with their full path."""
-    try:
-        return model.model_validate(record.value), []
-    except ValidationError as error:
-        return None, [_translated(item, record.line, lang) for item in error.errors(include_url=False)]
-
-
-_EXPECTED = {
-    "string_type": "str",
-    "list_type": "list",
-    "model_type": "dict",
-    "dict_type": "dict",
-    "float_type": "float",
-}
-
-
-def _translated(error: dict, line: int, lang: str) -> Problem:
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")
-    code = {"too_short": "empty_list"}.get(error["type"], error["type"])
-    if code not in _EXPECTED:
-        return problem(code, lang, line, field)  # missing, empty_text, empty_list
-    words = {"found": word(type(error["input"]).__name__, lang), "expected": word(_EXPECTED[code], lang)}
-    return problem("wrong_type", lang, line, field, **words)
-
-
-def unknown_fields(records: list[data_records.Record], model: type[BaseModel]) -> list[str]:
-    """Names of fields that the model has no place for, in order of appearance."""
-    known = {info.alias or name for name, info in model.model_fields.items()}
-    keys = {key: None for record in records if isinstance(record.value, dict) for key in record.value}
-    return [key for key in keys if key not in known]
-
-
-def read_tevatron(path: Path, lang: str) -> Bundle:
+def read_tevatron(path: Path) -> Bundle:
     """Lines of query_id, query, positive_passages and negative_passages, each passage with docid, title and text."""
-    found = data_records.read(path, lang)
-    problems, examples, texts = found.problems, [], {}
+    found = data_records.read(path)
+    problems, examples, texts, inner = found.problems, [], {}, {}
     for record in found.records:
-        line, wrong = checked(_Tevatron, record, lang)
+        row, wrong = checked(_Tevatron, record)
+        if row:
+            pos, neg = (
+                tuple(Passage(document.text, document.docid, document.title) for document in side)
+                for side in (row.positive_passages, row.negative_passages)
+            )
+            wrong = _repeated_ids(pos + neg, texts, record.line)
+            examples.append(Example(row.query, pos, neg, row.query_id))
+            documents = record.value["positive_passages"] + record.value.get("negative_passages", [])
+            inner |= {f"passages.{key}": None for d in documents for key in d if key not in _Document.model_fields}
         problems += wrong
-        if line:
-            sides = [
-                [Passage(d.text, d.docid, d.title) for d in s] for s in (line.positive_passages, line.negative_passages)
-            ]
-            problems += _repeated_ids(sides[0] + sides[1], texts, record.line, lang)
-            examples.append(Example(line.query, tuple(sides[0]), tuple(sides[1]), line.query_id))
-    refuse(path, problems, lang, "tevatron")
-    return Bundle(examples, fields=unknown_fields(found.records, _Tevatron) + _unknown_in_passages(found.records))
+    refuse(path, problems, "tevatron")
+    return Bundle(examples, fields=unknown_fields(found.records, _Tevatron) + list(inner))
 
 
-def _unknown_in_passages(records: list[data_records.Record]) -> list[str]:
-    sides = ("positive_passages", "negative_passages")
-    passages = [passage for record in records for side in sides for passage in record.value.get(side, [])]
-    return [
-        f"passages.{key}"
-        for key in dict.fromkeys(k for passage in passages for k in passage)
-        if key not in _Document.model_fields
-    ]
-
-
-def _repeated_ids(passages: list[Passage], texts: dict[str, str], line: int, lang: str) -> list[Problem]:
+def _repeated_ids(passages: tuple[Passage, ...], texts: dict[str, str], line: int) -> list[Problem]:
     """Passages whose id was used for another text before; ``texts`` remembers them."""
     wrong = {p.id: None for p in passages if texts.setdefault(p.id, p.whole) != p.whole}
-    return [problem("repeated_id", lang, line, "docid", id=repr(name)) for name in wrong]
+    return [problem("repeated_id", line, "docid", id=repr(name)) for name in wrong]
 
 
 def write_tevatron(bundle: Bundle) -> list[dict]:
@@ -186,67 +160,59 @@ def write_tevatron(bundle: Bundle) -> list[dict]:
 
     return [
         {
-            "query_id": example.id,
-            "query": example.query,
-            "positive_passages": documents(example.pos),
-            "negative_passages": documents(example.neg),
+            "query_id": e.id,
+            "query": e.query,
+            "positive_passages": documents(e.pos),
+            "negative_passages": documents(e.neg),
         }
-        for example in bundle.examples
+        for e in bundle.examples
     ]
 
 
-_COLUMNS = {"anchor": "query", "sentence1": "query", "positive": "pos", "sentence2": "content", "document": "content"}
-_COLUMNS |= {"score": "score", "label": "score"}
+_ANCHOR = AliasChoices("anchor", "sentence1", "query")
 
 
-def _column(name: str) -> str:
-    """The field that a column of sentence-transformers belongs to; negatives are ``negative`` or ``negative_1..``."""
-    return "neg" if re.fullmatch(r"negative(_\d+)?", name) else _COLUMNS.get(name, name)
+class _Tuple(BaseModel, extra="allow"):
+    """A row of anchor, positive and, as extra columns, ``negative`` or ``negative_1..``."""
+
+    anchor: Text = Field(validation_alias=_ANCHOR)
+    positive: Text
+    __pydantic_extra__: dict[str, Text]
 
 
-def read_columns(path: Path, lang: str) -> Bundle:
+class _ScoredPair(BaseModel):
+    anchor: Text = Field(validation_alias=_ANCHOR)
+    other: Text = Field(validation_alias=AliasChoices("sentence2", "document"))
+    score: Score = Field(validation_alias=AliasChoices("score", "label"))
+
+
+def read_columns(path: Path) -> Bundle:
     """Rows of anchor, positive and negatives, or of sentence1, sentence2 and score; rows of one anchor become one example."""
-    found = data_records.read(path, lang)
-    problems, examples, fields = found.problems, [], {}
+    found = data_records.read(path)
+    problems, examples = found.problems, []
     for record in found.records:
-        columns = record.value if isinstance(record.value, dict) else {}
-        negatives = [name for name in columns if _column(name) == "neg"]
-        fields |= {name: None for name in columns if _column(name) not in KNOWN}
-        wrong = _two_columns_of_one(columns, record.line, lang)
-        if not wrong:
-            line, wrong = _check_columns(record, columns, negatives, lang)
-            examples += [_example(line)] if line else []
+        example, wrong = _column_row(record)
         problems += wrong
-    refuse(path, problems, lang, "sentence-transformers")
-    return Bundle(_merged(examples), fields=list(fields))
+        examples += [example] if example else []
+    refuse(path, problems, "sentence-transformers")
+    fields = unknown_fields(found.records, _Tuple, _ScoredPair)
+    return Bundle(_merged(examples), fields=[name for name in fields if not _is_negative(name)])
 
 
-def _two_columns_of_one(columns: dict, line: int, lang: str) -> list[Problem]:
-    first: dict[str, str] = {}
-    twice = [(first.setdefault(_column(name), name), name) for name in columns if _column(name) != "neg"]
-    return [
-        problem("both_spellings", lang, line, name, first=f'"{other}"', second=f'"{name}"')
-        for other, name in twice
-        if other != name
-    ]
+def _column_row(record: data_records.Record) -> tuple[Example | None, list[Problem]]:
+    columns = record.value if isinstance(record.value, dict) else {}
+    if {"sentence2", "document", "score", "label"} & set(columns):
+        row, wrong = checked(_ScoredPair, record)
+        return row and Example(row.anchor, (Passage(row.other, score=row.score),)), wrong
+    known = {name for names in spellings(_Tuple) for name in names}
+    own = {name: text for name, text in columns.items() if name in known or _is_negative(name)}
+    row, wrong = checked(_Tuple, record._replace(value=own if columns else record.value))
+    negatives = tuple(map(Passage, row.model_extra.values())) if row else ()
+    return row and Example(row.anchor, (Passage(row.positive),), negatives), wrong
 
 
-def _check_columns(record: data_records.Record, columns: dict, negatives: list[str], lang: str):
-    """One row as a line of our own formats; its problems name the row's own columns."""
-    value = {_column(name): text for name, text in columns.items() if _column(name) in KNOWN}
-    value |= {"neg": [columns[name] for name in negatives]} if negatives else {}
-    shape = "flat" if {"content", "score"} & set(value) else "triplet" if negatives else "pair"
-    record = replace(record, value=value if columns else record.value)
-    line, wrong = check(record, shape, next(iter(FEEDS[shape])), first=record.line, lang=lang)
-    return line, [replace(item, field=_column_name(item.field, columns, negatives)) for item in wrong]
-
-
-def _column_name(field: str, columns: dict, negatives: list[str]) -> str:
-    """The column that a checked field came from, e.g. ``neg[1]`` from ``negative_2``."""
-    if index := re.fullmatch(r"neg\[(\d+)\]", field):
-        return negatives[int(index[1])]
-    own = {_column(name): name for name in columns}
-    return own.get(field, {"query": "anchor", "pos": "positive"}.get(field, field))
+def _is_negative(name: str) -> bool:
+    return bool(re.fullmatch(r"negative(_\d+)?", name))
 
 
 def mixed_table(bundle: Bundle) -> str | None:

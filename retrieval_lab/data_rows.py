@@ -3,16 +3,17 @@ Taught in lesson 07.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+import pydantic
+from pydantic import AliasChoices, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
-from retrieval_lab.data_messages import shorten, word
 from retrieval_lab.data_records import Record
-from retrieval_lab.data_report import Problem, problem
+from retrieval_lab.data_report import Problem, problem, shorten, word
 
 SPELLINGS = {
     "positive": "pos",
@@ -24,25 +25,33 @@ SPELLINGS = {
 _LIST_FIELDS = ("query", "content", "score")  # a [query, document, label] line as a flat one
 
 
-def _filled(value: str) -> str:
-    if not value.strip():
-        raise PydanticCustomError("empty_text", "empty")
-    return value
-
-
 def _listed(value):
     return [value] if isinstance(value, str | int | float) else value
 
 
-Text = Annotated[str, Field(strict=True), AfterValidator(_filled)]
-Texts = Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
-Score = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Scores = Annotated[list[Score], BeforeValidator(_listed), Field(min_length=1)]
+def _on_scale(value: float, info: pydantic.ValidationInfo) -> float:
+    """Labels keep to the (min_label, max_label) of the context; without one any number will do."""
+    low, high = info.context or (value, value)
+    if not low <= value <= high:
+        raise PydanticCustomError("out_of_range", "", {"found": f"{value:g}", "low": f"{low:g}", "high": f"{high:g}"})
+    return value
+
+
+Plain = Annotated[str, Field(strict=True, pattern="")]  # a pattern makes pydantic look for halves of surrogate pairs
+Text = Annotated[str, Field(strict=True, pattern=r"\S")]
+Texts = Annotated[list[Text], pydantic.BeforeValidator(_listed), Field(min_length=1)]
+Score = Annotated[float, Field(strict=True, allow_inf_nan=False), pydantic.AfterValidator(_on_scale)]
+Scores = Annotated[list[Score], pydantic.BeforeValidator(_listed), Field(min_length=1)]
+
+
+def _choices(name: str) -> AliasChoices:
+    return AliasChoices(name, *(spelling for spelling, canonical in SPELLINGS.items() if canonical == name))
 
 
 class _Query(BaseModel):
+    model_config = pydantic.ConfigDict(alias_generator=pydantic.AliasGenerator(validation_alias=_choices))
     query: Text
-    prompt_for_query: Annotated[str, Field(strict=True)] = ""
+    prompt_for_query: Plain = ""
 
 
 class _Pair(_Query):
@@ -79,9 +88,11 @@ FEEDS: dict[str, dict[str, type[_Query]]] = {
     "list": {"graded": _Flat, "scored": _Flat},
 }
 KINDS = ("pair", "triplet", "scored", "graded", "teacher")
-_FIELDS = {"query": _Query, "pair": _Pair, "triplet": _Triplet, "scored": _Scored, "graded": _Graded, "flat": _Flat}
-_ALLOWED = {shape: set(model.model_fields) for shape, model in _FIELDS.items()} | {"list": set(_Flat.model_fields)}
+_ALLOWED = {shape: set(next(iter(feeds.values())).model_fields) for shape, feeds in FEEDS.items()}
 KNOWN = set().union(*_ALLOWED.values())
+# The first of these fields that a record has tells its format.
+_SIGNS = {"content": "flat", "score": "flat", "pos_scores": "graded", "neg_scores": "graded", "scores": "scored"}
+_SIGNS |= {"neg": "triplet", "pos": "pair", "query": "query"}
 
 
 @dataclass(frozen=True)
@@ -95,11 +106,11 @@ class Line:
     line: int
     position: int
     query: str
-    prompt: str = ""
-    pos: tuple[str, ...] = ()
-    neg: tuple[str, ...] = ()
-    scores: tuple[float, ...] | None = None
-    neg_scores: tuple[float, ...] | None = None
+    prompt: str
+    pos: list[str]
+    neg: list[str]
+    scores: list[float] | None
+    neg_scores: list[float] | None
 
 
 def shape_of(value) -> str | None:
@@ -111,9 +122,7 @@ def shape_of(value) -> str | None:
     if isinstance(value, list):
         return "list"
     keys = {SPELLINGS.get(key, key) for key in value} if isinstance(value, dict) else set()
-    signs = {"content": "flat", "score": "flat", "pos_scores": "graded", "neg_scores": "graded", "scores": "scored"}
-    signs |= {"neg": "triplet", "pos": "pair", "query": "query"}
-    return next((shape for key, shape in signs.items() if key in keys), None)
+    return next((shape for key, shape in _SIGNS.items() if key in keys), None)
 
 
 def file_shape(records: list[Record], kind: str | None = None) -> str | None:
@@ -128,7 +137,7 @@ def file_shape(records: list[Record], kind: str | None = None) -> str | None:
 
 
 def check(
-    record: Record, shape: str, kind: str, *, label_range=None, spare=(), first=1, lang="en"
+    record: Record, shape: str, kind: str, *, label_range=None, spare=(), first=1
 ) -> tuple[Line | None, list[Problem]]:
     """One record as a `Line`, or None and what is wrong with it.
 
@@ -145,120 +154,121 @@ def check(
 
     >>> line, problems = check(Record(4, 3, {"query": "a", "positive": "b"}), "pair", "pair")
     >>> line.pos, problems
-    (('b',), [])
+    (['b'], [])
     >>> check(Record(4, 3, ["a", "b", 3]), "list", "graded", label_range=(0, 1))[1][0].cause
     'label 3 lies outside 0..1'
     """
-    found = _shape_problems(record, shape, spare, first, lang)
-    if found:
+    if found := _shape_problems(record, shape, spare, first):
         return None, found
-    place = _Place.of(record, shape, kind, lang)
-    try:
-        line = _line(record, FEEDS[shape][kind].model_validate(place.values))
-    except ValidationError as error:
-        return None, [place.translated(item) for item in error.errors(include_url=False)]
-    found = _line_problems(line, place, label_range)
+    if shape == "list":
+        flat = record._replace(value=dict(zip(_LIST_FIELDS, record.value, strict=True)))
+        line, found = check(flat, "flat", kind, label_range=label_range)
+        return line, [replace(item, field=f"[{_LIST_FIELDS.index(item.field)}]") for item in found]
+    model, found = checked(FEEDS[shape][kind], record, label_range)
+    if model:
+        line = _line(record, dict(model))
+        found = _line_problems(line, record, model, kind)
     return (None if found else line), found
 
 
-def _shape_problems(record: Record, shape: str, spare: tuple[str, ...], first: int, lang: str) -> list[Problem]:
+def _shape_problems(record: Record, shape: str, spare: tuple[str, ...], first: int) -> list[Problem]:
     value, at = record.value, record.line
     if not isinstance(value, dict | list):
-        return [problem("not_a_record", lang, at, found=word(type(value).__name__, lang))]
+        return [problem("not_a_record", at, found=word(type(value).__name__))]
     if isinstance(value, list) != (shape == "list"):
-        return [problem("mixed", lang, at, shape=shape_of(value) or "?", expected=shape, first=first)]
+        return [problem("mixed", at, shape=shape_of(value) or "?", expected=shape, first=first)]
     if isinstance(value, list):
-        return [] if len(value) == 3 else [problem("list_length", lang, at, count=len(value))]
-    twice = [(a, b) for a, b in SPELLINGS.items() if a in value and b in value]
-    if twice:
-        return [problem("both_spellings", lang, at, b, first=f'"{a}"', second=f'"{b}"') for a, b in twice]
+        return [] if len(value) == 3 else [problem("list_length", at, count=len(value))]
     strange = [key for key in value if SPELLINGS.get(key, key) in KNOWN - _ALLOWED[shape] - set(spare)]
     named = ", ".join(strange)
-    return [problem("mixed", lang, at, named, shape=shape_of(value), expected=shape, first=first)] if strange else []
+    return [problem("mixed", at, named, shape=shape_of(value), expected=shape, first=first)] if strange else []
 
 
-def _line(record: Record, model: _Query) -> Line:
-    if isinstance(model, _Flat):
-        texts = {"pos": (model.content,), "scores": (model.score,)}
-    else:
-        scores = getattr(model, "scores", None) or getattr(model, "pos_scores", None)
-        others = getattr(model, "neg_scores", None)
-        texts = {"pos": tuple(getattr(model, "pos", ())), "neg": tuple(getattr(model, "neg", ()))}
-        texts |= {"scores": tuple(scores) if scores else None, "neg_scores": tuple(others) if others else None}
-    return Line(record.line, record.position, model.query, model.prompt_for_query, **texts)
+def _line(record: Record, given: dict) -> Line:
+    pos, scores = given.get("pos", []), given.get("scores") or given.get("pos_scores") or None
+    if "content" in given:
+        pos, scores = [given["content"]], [given["score"]]
+    texts = {"pos": pos, "neg": given.get("neg", []), "scores": scores, "neg_scores": given.get("neg_scores") or None}
+    return Line(record.line, record.position, given["query"], given["prompt_for_query"], **texts)
 
 
-def _line_problems(line: Line, place: "_Place", label_range: tuple[float, float] | None) -> list[Problem]:
-    """What no single field can tell: texts against scores, labels against their range, query against prompt."""
-    first = "scores" if "scores" in place.values else "score" if "score" in place.values else "pos_scores"
-    sides = [(line.pos, line.scores, first), (line.neg, line.neg_scores, "neg_scores")]
-    found = []
-    for texts, scores, name in sides:
-        if scores is not None and len(scores) != len(texts):
-            found.append(place.problem("length", name, scores=len(scores), texts=len(texts)))
-        if scores is not None and label_range:
-            found += _out_of_range(scores, name, place, *label_range)
-    if place.shape == "graded" and place.kind != "triplet":
-        # Graded lines may give one side's labels; scores that are compared with each other must be there for all texts.
-        one_is_enough = place.kind == "graded" and (line.scores or line.neg_scores)
-        found += [place.missing(name) for texts, scores, name in sides if texts and not scores and not one_is_enough]
+def _line_problems(line: Line, record: Record, model: _Query, kind: str) -> list[Problem]:
+    """What no single field can tell: texts against scores, scores of one side only, query against prompt."""
+    sides = [(line.pos, line.scores, "scores" if "scores" in record.value else "pos_scores")]
+    sides += [(line.neg, line.neg_scores, "neg_scores")]
+    values = [(name, {"scores": len(scores), "texts": len(texts)}) for texts, scores, name in sides if scores]
+    found = [problem("length", line.line, name, **n) for name, n in values if n["scores"] != n["texts"]]
+    # Graded lines may give one side's labels; scores that are compared with each other must be there for all texts.
+    one_side = kind == "graded" and (line.scores or line.neg_scores)
+    if isinstance(model, _Graded) and kind != "triplet" and not one_side:
+        found += [_missing(name, record, type(model)) for texts, scores, name in sides if texts and not scores]
     if line.prompt.strip() and line.query.startswith(line.prompt):
-        found.append(place.problem("prompt_twice", "prompt_for_query"))
+        name = "prompt" if "prompt" in record.value else "prompt_for_query"
+        found.append(problem("prompt_twice", line.line, name))
     return found
 
 
-def _out_of_range(scores: tuple[float, ...], name: str, place: "_Place", low: float, high: float) -> list[Problem]:
-    wrong = [(index, score) for index, score in enumerate(scores) if not low <= score <= high]
-    values = {"low": f"{low:g}", "high": f"{high:g}"}
-    return [place.problem("out_of_range", name, index, found=f"{score:g}", **values) for index, score in wrong]
+@cache
+def spellings(model: type[BaseModel]) -> tuple[tuple[str, ...], ...]:
+    """The names that each field of a model may have in a file."""
+    aliases = [(name, info.validation_alias) for name, info in model.model_fields.items()]
+    return tuple(tuple(getattr(alias, "choices", [alias or name])) for name, alias in aliases)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """One record with its values under the canonical names, and the words to report on it."""
+def checked(model: type[BaseModel], record: Record, context=None) -> tuple[BaseModel | None, list[Problem]]:
+    """A record's value as a model, or None and its problems, each with the field's path as the file spells it."""
+    keys = record.value if isinstance(record.value, dict) else {}
+    given = [[f'"{name}"' for name in names if name in keys] for names in spellings(model)]
+    if twice := [names for names in given if len(names) > 1]:
+        values = [{"field": names[0].strip('"'), "first": names[1], "second": names[0]} for names in twice]
+        return None, [problem("both_spellings", record.line, **found) for found in values]
+    try:
+        return model.model_validate(record.value, context=context), []
+    except pydantic.ValidationError as error:
+        return None, [_translated(item, record, model) for item in error.errors(include_url=False)]
 
-    record: Record
-    shape: str
-    kind: str
-    lang: str
-    values: dict
-    names: dict[str, str]  # canonical name -> the file's own spelling
 
-    @classmethod
-    def of(cls, record: Record, shape: str, kind: str, lang: str) -> "_Place":
-        if isinstance(record.value, list):
-            values = dict(zip(_LIST_FIELDS, record.value, strict=True))
-            return cls(record, shape, kind, lang, values, {n: f"[{i}]" for i, n in enumerate(_LIST_FIELDS)})
-        values = {SPELLINGS.get(key, key): value for key, value in record.value.items()}
-        return cls(record, shape, kind, lang, values, {SPELLINGS.get(key, key): key for key in record.value})
+_CODES = {"string_pattern_mismatch": "empty_text", "string_unicode": "surrogate", "finite_number": "not_finite"}
+_EXPECTED = {
+    "string_type": "str",
+    "float_type": "float",
+    "list_type": "list",
+    "dict_type": "dict",
+    "model_type": "dict",
+}
+_LISTS = {"pos": "text_list", "neg": "text_list", "scores": "number_list"}
+_LISTS |= {"pos_scores": "number_list", "neg_scores": "number_list"}
 
-    def problem(self, code: str, name: str, index: int | None = None, **values) -> Problem:
-        item = f"[{index}]" if index is not None and isinstance(self.values.get(name), list) else ""
-        return problem(code, self.lang, self.record.line, self.names.get(name, name) + item, **values)
 
-    def missing(self, name: str) -> Problem:
-        """The field is missing; an unknown field with a name like it is pointed out."""
-        spellings = [name, *(spelling for spelling, canonical in SPELLINGS.items() if canonical == name)]
-        unknown = {key.lower().strip(): key for key in self.values if key not in KNOWN}
-        near = [match for spelling in spellings for match in get_close_matches(spelling, unknown, 1, 0.75)]
-        if near:
-            return self.problem("missing_near", name, near=f'"{unknown[near[0]]}"', wanted=name)
-        return self.problem("missing", name)
+def _translated(error: dict, record: Record, model: type[BaseModel]) -> Problem:
+    """One pydantic error in the reader's words."""
+    code, given, loc = error["type"], error["input"], error["loc"]
+    name = SPELLINGS.get(loc[0], loc[0]) if loc else ""
+    field = _path(loc, record.value)
+    if code == "missing":
+        return _missing(field, record, model)
+    if code == "too_short":
+        required = "empty_negatives" if name == "neg" else "empty_list"
+        return problem(required if model.model_fields[name].is_required() else "empty_optional", record.line, field)
+    if code in _EXPECTED and not (code == "float_type" and type(given) is int):
+        expected = _LISTS.get(name, "list") if code == "list_type" else _EXPECTED[code]
+        return problem("wrong_type", record.line, field, found=word(type(given).__name__), expected=word(expected))
+    code = "not_finite" if code == "float_type" else _CODES.get(code, code)  # an int too large for a float
+    return problem(code, record.line, field, **{"found": shorten(given)} | error.get("ctx", {}))
 
-    def translated(self, error: dict) -> Problem:
-        """One pydantic error in the reader's words."""
-        name, index, given, code = error["loc"][0], (*error["loc"][1:], None)[0], error["input"], error["type"]
-        if code == "missing":
-            return self.missing(name)
-        if code == "too_short":
-            code = {"pos": "empty_list", "scores": "empty_list", "neg": "empty_negatives"}.get(name, "empty_optional")
-            return self.problem("empty_optional" if (name, self.shape) == ("neg", "graded") else code, name)
-        if code == "finite_number" or (code == "float_type" and type(given) is int):  # an int too large for a float
-            return self.problem("not_finite", name, index, found=shorten(given))
-        if code not in ("string_type", "float_type", "list_type"):
-            return self.problem(code, name, index)  # empty_text
-        expected = {"string_type": "str", "float_type": "float"}.get(
-            code, "number_list" if "scores" in name else "text_list"
-        )
-        words = {"found": word(type(given).__name__, self.lang), "expected": word(expected, self.lang)}
-        return self.problem("wrong_type", name, index, **words)
+
+def _path(loc: tuple, value) -> str:
+    """``pos[2]`` or ``passages[0].text``; a text that stands for a list of one has no index."""
+    if len(loc) == 2 and not isinstance(value[loc[0]], list | dict):
+        loc = loc[:1]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+def _missing(field: str, record: Record, model: type[BaseModel]) -> Problem:
+    """The field is missing; an unknown field with a name like it is pointed out."""
+    wanted = next((names for names in spellings(model) if field in names), ())
+    unknown = {key.lower().strip(): key for key in record.value if not any(key in names for names in spellings(model))}
+    near = [match for name in wanted for match in get_close_matches(name, unknown, 1, 0.75)]
+    if near:
+        return problem("missing_near", record.line, field, near=f'"{unknown[near[0]]}"', wanted=field)
+    return problem("missing", record.line, field)

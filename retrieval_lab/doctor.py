@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retrieval_lab import doctor_checks, doctor_counts, formats
-from retrieval_lab.data_messages import language, word
-from retrieval_lab.data_report import Report, ranges
-from retrieval_lab.doctor_checks import Finding, Place, Source, Text, normal
+from retrieval_lab.data_report import Report, language, ranges, sentence, speaking, word
+from retrieval_lab.doctor_checks import Finding, Place, Source, Stock, finding
 
+CHECKS = (doctor_checks.contradictions, doctor_checks.duplicates, doctor_checks.labels)
+CHECKS += (doctor_checks.prompts, doctor_checks.damage, doctor_counts.languages)
 SEVERITIES = ("error", "warning", "info")
 
 
@@ -28,7 +29,7 @@ class Diagnosis:
     findings: list[Finding]
     histograms: dict[str, dict[str, dict[str, int]]]
     reports: list[Report] = field(default_factory=list)
-    lang: str = "en"
+    lang: str = field(default_factory=language)
 
     @property
     def ok(self) -> bool:
@@ -40,38 +41,40 @@ class Diagnosis:
         return next((found for found in self.findings if found.id == id), None)
 
     def __str__(self) -> str:
-        lines = [self._title(), *(self._sentence(found) for found in self.findings)]
-        return "\n".join(lines + [str(report) for report in self.reports if report.problems or report.notes])
+        with speaking(self.lang):
+            return "\n".join([self._title(), *map(self._sentence, self.findings), *self._reports()])
 
     def to_markdown(self) -> str:
         """Findings as one table and each histogram as another, for a notebook or a pull request."""
-        head = {"en": ("severity", "count", "where", "cause", "remedy"), "zh": ("级别", "次数", "位置", "原因", "办法")}
-        rows = [(word(f.severity, self.lang), f.count, self._where(f, 10), f.cause, f.remedy) for f in self.findings]
-        parts = [f"### {self._title()}", _table(head[self.lang], rows)] if rows else [f"### {self._title()}"]
-        for name, histogram in self.histograms.items():
-            columns = list(histogram)
-            bins = list(dict.fromkeys(label for counts in histogram.values() for label in counts))
-            body = [(word(label, self.lang), *(histogram[c].get(label, 0) for c in columns)) for label in bins]
-            parts += [f"**{word(name, self.lang)}**", _table(("", *(word(c, self.lang) for c in columns)), body)]
-        reports = [f"```\n{report}\n```" for report in self.reports if report.problems or report.notes]
-        return "\n\n".join(parts + reports) + "\n"
+        with speaking(self.lang):
+            head = [word(name) for name in ("severity", "count", "where", "cause", "remedy")]
+            rows = [(word(f.severity), f.count, self._where(f), f.cause, f.remedy) for f in self.findings]
+            parts = [f"### {self._title()}"] + [_table(head, rows)] * bool(rows)
+            for name, histogram in self.histograms.items():
+                bins = dict.fromkeys(label for counts in histogram.values() for label in counts)
+                body = [(word(label), *(counts.get(label, 0) for counts in histogram.values())) for label in bins]
+                parts += [f"**{word(name)}**", _table(["", *map(word, histogram)], body)]
+            return "\n\n".join(parts + [f"```\n{report}\n```" for report in self._reports()]) + "\n"
+
+    def _reports(self) -> list[str]:
+        return [str(report) for report in self.reports if report.problems or report.notes]
 
     def _title(self) -> str:
         counts = Counter(found.severity for found in self.findings)
+        plural = self.lang == "zh"  # its "errors" is the word that goes with any number
+        names = [(counts[s], word(s if counts[s] == 1 and not plural else f"{s}s")) for s in SEVERITIES if counts[s]]
+        found = word("comma").join(f"{count} {name}" for count, name in names) or word("nothing_found")
         if self.lang == "zh":
-            found = "、".join(f"{counts[s]} {word(f'{s}s', 'zh')}" for s in SEVERITIES if counts[s]) or "没有发现问题"
             return f"{'、'.join(self.files)}：{self.n_lines} 行，{self.n_rows} 条训练样本；{found}"
-        names = [word(s if counts[s] == 1 else f"{s}s", "en") for s in SEVERITIES]
-        found = ", ".join(f"{counts[s]} {name}" for s, name in zip(SEVERITIES, names, strict=True) if counts[s])
-        return f"{', '.join(self.files)}: {self.n_lines} lines, {self.n_rows} training rows; {found or 'nothing found'}"
+        return f"{', '.join(self.files)}: {self.n_lines} lines, {self.n_rows} training rows; {found}"
 
     def _sentence(self, found: Finding) -> str:
-        severity, where = word(found.severity, self.lang), self._where(found, 10)
+        severity, where = word(found.severity), self._where(found)
         if self.lang == "zh":
             return f"[{severity}] {found.id} ×{found.count}，{where}：{found.cause}。办法：{found.remedy}"
         return f"[{severity}] {found.id} x{found.count}, {where}: {found.cause}. Do: {found.remedy}"
 
-    def _where(self, found: Finding, most: int) -> str:
+    def _where(self, found: Finding, most: int = 10) -> str:
         """Line numbers by file, at most ``most`` a file; the finding itself holds all."""
         files: dict[str, list[int]] = {}
         for place in sorted(set(found.places)):
@@ -85,7 +88,7 @@ class Diagnosis:
         return {"en": english, "zh": chinese}[self.lang] if lines else ""
 
 
-def _table(head: tuple, rows: Iterable[tuple]) -> str:
+def _table(head: list, rows: Iterable[tuple]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
@@ -127,65 +130,48 @@ def diagnose(
     >>> found.count, found.lines
     (1, [1])
     """
-    lang = language(lang)
     if (tokenizer is None) != (max_length is None) or (max_length is not None and max_length < 1):
-        raise ValueError(
-            f"tokenizer and max_length belong together, and max_length must be >= 1; max_length={max_length}"
-        )
-    options = {"min_label": min_label, "max_label": max_label, "lang": lang}
-    train, reports = _sources(_listed(paths), kind, options)
-    held_out, more = _sources(_listed(validation), kind, options)
-    texts = [text for source in train for text in doctor_checks.texts_of(source)]
-    findings = _format_findings(reports + more, lang) + _examined(texts, train, lang)
-    findings += _leaks(texts, train, held_out, lang)
-    findings += doctor_counts.languages(texts, train, lang)
-    histograms = doctor_counts.histograms(texts, train)
-    if tokenizer is not None:
-        long, tokens = doctor_counts.truncation(texts, train, tokenizer, max_length, lang)
-        findings, histograms = findings + long, histograms | tokens
-    findings.sort(key=lambda found: SEVERITIES.index(found.severity))
-    n_rows = sum(report.n_rows for report in reports)
-    files = [Path(report.path).name for report in reports]
-    return Diagnosis(files, sum(r.n_lines for r in reports), n_rows, findings, histograms, reports + more, lang)
+        raise ValueError(sentence("tokenizer_length", max_length=max_length))
+    with speaking(lang):
+        scale = {"min_label": min_label, "max_label": max_label}
+        given = [_listed(paths), _listed(validation)]
+        train, held_out = ([(path, *formats.load_lines(path, kind, **scale)) for path in group] for group in given)
+        names = _names(given[0] + given[1])
+        unread = [found for path, _, report in train + held_out for found in _unread(names[path], report)]
+        examined, histograms = _examined(_stock(train, names), _stock(held_out, names), tokenizer, max_length)
+        findings = sorted(unread + examined, key=lambda found: SEVERITIES.index(found.severity))
+        reports = [report for _, _, report in train + held_out]
+        n_lines, n_rows = (sum(getattr(r, name) for r in reports[: len(train)]) for name in ("n_lines", "n_rows"))
+        return Diagnosis([names[path] for path in given[0]], n_lines, n_rows, findings, histograms, reports)
 
 
 def _listed(paths) -> list[Path]:
     return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths or ()]
 
 
-def _sources(paths: list[Path], kind: str | None, options: dict) -> tuple[list[Source], list[Report]]:
-    loaded = [formats.load_lines(path, kind, **options) for path in paths]
-    sources = [Source(Path(r.path).name, r.kind, r.shape, lines) for lines, r in loaded if r.shape]
-    return sources, [report for _, report in loaded]
+def _names(paths: list[Path]) -> dict[Path, str]:
+    """What each file is called: its name, or its whole path where another file has that name too."""
+    counts = Counter(path.name for path in set(paths))
+    return {path: path.name if counts[path.name] == 1 else str(path) for path in paths}
 
 
-def _format_findings(reports: list[Report], lang: str) -> list[Finding]:
-    found = []
-    for report in reports:
-        places = sorted({Place(Path(report.path).name, problem.line or 0) for problem in report.problems})
-        whole = [problem for problem in report.problems if problem.line is None]
-        code = "file_problem" if whole else "format_problems"
-        values = {"cause": whole[0].cause, "remedy": whole[0].remedy} if whole else {}
-        share = f"{len(report.bad_lines)}/{report.n_lines}"
-        found += doctor_checks.finding(code, "error", places, lang, share=share, **values)
-    return found
+def _stock(loaded: list[tuple], names: dict[Path, str]) -> Stock:
+    return Stock([Source(names[path], r.kind, r.shape, lines) for path, lines, r in loaded if r.shape])
 
 
-def _examined(texts: list[Text], sources: list[Source], lang: str) -> list[Finding]:
-    return [
-        *doctor_checks.contradictions(texts, lang),
-        *doctor_checks.duplicates(texts, sources, lang),
-        *doctor_checks.labels(texts, sources, lang),
-        *doctor_checks.prompts(sources, lang),
-        *doctor_checks.damage(texts, sources, lang),
-    ]
+def _examined(train: Stock, held_out: Stock, tokenizer, max_length) -> tuple[list[Finding], dict]:
+    findings = [found for check in CHECKS for found in check(train)] + doctor_checks.leakage(train, held_out)
+    histograms = doctor_counts.histograms(train)
+    if tokenizer is None:
+        return findings, histograms
+    long, tokens = doctor_counts.truncation(train, tokenizer, max_length)
+    return findings + long, histograms | tokens
 
 
-def _queries(sources: list[Source]) -> list[tuple[Place, str]]:
-    return [(Place(source.file, line.line), normal(line.query)) for source in sources for line in source.lines]
-
-
-def _leaks(texts: list[Text], train: list[Source], held_out: list[Source], lang: str) -> list[Finding]:
-    tested = [text for source in held_out for text in doctor_checks.texts_of(source)]
-    known = {key for _, key in _queries(train)}
-    return doctor_checks.leakage(texts, tested, known, _queries(held_out), lang)
+def _unread(name: str, report: Report) -> list[Finding]:
+    """What could not be examined: the whole file, or some of its lines."""
+    whole = [problem for problem in report.problems if problem.line is None]
+    if whole:
+        return finding("file_problem", "error", [Place(name, 0)], cause=whole[0].cause, remedy=whole[0].remedy)
+    places = [Place(name, line) for line in report.bad_lines]
+    return finding("format_problems", "error", places, share=f"{len(places)}/{report.n_lines}")

@@ -7,9 +7,10 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
-from retrieval_lab import data_messages
+from retrieval_lab import data_report
 from retrieval_lab.data_rows import Line
 
 
@@ -44,6 +45,36 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Stock:
+    """Everything to be examined together: files, their lines and all their texts."""
+
+    sources: list[Source]
+
+    @cached_property
+    def lines(self) -> list[tuple[Place, Line]]:
+        """Every line of every file."""
+        return [(Place(source.file, line.line), line) for source in self.sources for line in source.lines]
+
+    @cached_property
+    def texts(self) -> list[Text]:
+        """Every text of every line."""
+        return [text for place, line in self.lines for text in _texts(place, line)]
+
+    def files(self, **wanted: str) -> set[str]:
+        """Names of the files of this ``kind`` or ``shape``."""
+        return {source.file for source in self.sources if wanted.items() <= vars(source).items()}
+
+
+def _texts(place: Place, line: Line) -> Iterator[Text]:
+    """A line that is scored as a whole gives documents, not positives."""
+    first = "document" if line.scores is not None and not line.neg else "positive"
+    query_key = normal(line.query)
+    for role, texts, scores in [(first, line.pos, line.scores), ("negative", line.neg, line.neg_scores)]:
+        for text, score in zip(texts, scores or [None] * len(texts), strict=True):
+            yield Text(place, line.prompt + line.query, query_key, text, normal(text), role, score)
+
+
+@dataclass(frozen=True)
 class Finding:
     """One thing found: ``id`` is the same in both languages; ``places`` names every place, ``count`` how often it occurs."""
 
@@ -60,11 +91,10 @@ class Finding:
         return sorted({place.line for place in self.places})
 
 
-def finding(code: str, severity: str, places: Iterable[Place], lang: str, **values) -> list[Finding]:
+def finding(code: str, severity: str, places: Iterable[Place], **values) -> list[Finding]:
     """A list with one finding, or empty when there are no places."""
     places = tuple(places)
-    cause, remedy = data_messages.text(code, lang, **values) if places else ("", "")
-    return [Finding(code, severity, len(places), places, cause, remedy)] if places else []
+    return [Finding(code, severity, len(places), places, *data_report.text(code, **values))] if places else []
 
 
 def normal(text: str) -> str:
@@ -76,97 +106,71 @@ def normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
-def texts_of(source: Source) -> Iterator[Text]:
-    """Every text of a file with its query; a line that is scored as a whole gives documents, not positives."""
-    for line in source.lines:
-        role = "document" if line.scores is not None and not line.neg else "positive"
-        sides = [(role, line.pos, line.scores), ("negative", line.neg, line.neg_scores)]
-        query_key, place = normal(line.query), Place(source.file, line.line)
-        for role, texts, scores in sides:
-            for index, text in enumerate(texts):
-                yield Text(
-                    place,
-                    line.prompt + line.query,
-                    query_key,
-                    text,
-                    normal(text),
-                    role,
-                    scores[index] if scores else None,
-                )
-
-
-def contradictions(texts: list[Text], lang: str) -> list[Finding]:
+def contradictions(stock: Stock) -> list[Finding]:
     """Texts on both sides of one query, negatives that answer another, positives shared by several."""
     owners: dict[str, set[str]] = defaultdict(set)
-    for text in texts:
+    for text in stock.texts:
         if text.role == "positive":
             owners[text.key].add(text.query_key)
-    negatives = [text for text in texts if text.role == "negative"]
-    both = [text.place for text in negatives if text.query_key in owners.get(text.key, ())]
-    others = [text.place for text in negatives if owners.get(text.key, set()) - {text.query_key}]
-    shared = [text.place for text in texts if text.role == "positive" and len(owners[text.key]) > 1]
+    negatives = [(text, owners.get(text.key, set())) for text in stock.texts if text.role == "negative"]
+    both = [text.place for text, queries in negatives if text.query_key in queries]
+    others = [text.place for text, queries in negatives if queries - {text.query_key}]
+    shared = [text.place for text in stock.texts if text.role == "positive" and len(owners[text.key]) > 1]
     return [
-        *finding("pos_and_neg", "error", both, lang),
-        *finding("other_positive", "warning", others, lang),
-        *finding("shared_positive", "info", shared, lang),
+        *finding("pos_and_neg", "error", both),
+        *finding("other_positive", "warning", others),
+        *finding("shared_positive", "info", shared),
     ]
 
 
-def duplicates(texts: list[Text], sources: list[Source], lang: str) -> list[Finding]:
+def duplicates(stock: Stock) -> list[Finding]:
     """Repeated rows, exactly or after normalisation, repeated queries, and rows that differ in their score only."""
-    seen: dict[tuple, Text] = {}
-    exact_seen = set()
-    exact, near, conflict = [], [], []
-    for text in texts:
-        before = seen.setdefault((text.query_key, text.key, text.role), text)
-        written = (text.query, text.text, text.role)
-        if before is not text and before.score != text.score:
-            conflict.append(text.place)
-        elif before is not text:
-            (exact if written in exact_seen else near).append(text.place)
-        exact_seen.add(written)
+    first: dict[tuple, Text] = {}
+    written, queries = set(), set()
+    exact, near, conflict, again = [], [], [], []
+    for text in stock.texts:
+        before = first.setdefault((text.query_key, text.key, text.role), text)
+        literal = (text.query, text.text, text.role)
+        if before is not text:
+            kind = conflict if before.score != text.score else exact if literal in written else near
+            kind.append(text.place)
+        written.add(literal)
+    flat = stock.files(shape="flat") | stock.files(shape="list")  # there, a query on several lines is how it is meant
+    for place, line in stock.lines:
+        if place.file not in flat:
+            again += [place] if normal(line.query) in queries else []
+            queries.add(normal(line.query))
     return [
-        *finding("duplicate_exact", "warning", exact, lang),
-        *finding("duplicate_normalised", "warning", near, lang),
-        *finding("duplicate_query", "warning", _repeated_queries(sources), lang),
-        *finding("score_conflict", "error", conflict, lang),
+        *finding("duplicate_exact", "warning", exact),
+        *finding("duplicate_normalised", "warning", near),
+        *finding("duplicate_query", "warning", again),
+        *finding("score_conflict", "error", conflict),
     ]
 
 
-def _repeated_queries(sources: list[Source]) -> list[Place]:
-    """Lines whose query came before; in flat files that is how they are meant."""
-    seen, places = set(), []
-    for source in sources:
-        for line in source.lines if source.shape not in ("flat", "list") else ():
-            key = normal(line.query)
-            places += [Place(source.file, line.line)] if key in seen else []
-            seen.add(key)
-    return places
-
-
-def labels(texts: list[Text], sources: list[Source], lang: str) -> list[Finding]:
+def labels(stock: Stock) -> list[Finding]:
     """Labels that teach nothing: all the same, or alone in a query whose documents are compared."""
-    scored = [text for text in texts if text.role == "document"]
+    scored = [text for text in stock.texts if text.role == "document"]
     values = {text.score for text in scored}
     constant = [text.place for text in scored] if len(values) == 1 and len(scored) > 1 else []
-    compared = {source.file for source in sources if source.kind == "scored"}
     groups: dict[str, list[Place]] = defaultdict(list)
     for text in scored:
         groups[text.query_key].append(text.place)
+    compared = stock.files(kind="scored")
     alone = [places[0] for places in groups.values() if len(places) == 1 and places[0].file in compared]
     label = f"{min(values):g}" if constant else ""
     return [
-        *finding("constant_label", "error", constant, lang, label=label),
-        *finding("single_document", "warning", alone, lang),
+        *finding("constant_label", "error", constant, label=label),
+        *finding("single_document", "warning", alone),
     ]
 
 
-def prompts(sources: list[Source], lang: str) -> list[Finding]:
+def prompts(stock: Stock) -> list[Finding]:
     """Lines without a prompt among lines that have one."""
-    lines = [(Place(source.file, line.line), line.prompt) for source in sources for line in source.lines]
-    without = [place for place, prompt in lines if not prompt]
-    mixed = without if len(without) < len(lines) else []
-    return finding("prompt_mixed", "warning", mixed, lang, share=f"{len(lines) - len(without)}/{len(lines)}")
+    without = [place for place, line in stock.lines if not line.prompt]
+    n_lines = len(stock.lines)
+    share = f"{n_lines - len(without)}/{n_lines}"
+    return finding("prompt_mixed", "warning", without if len(without) < n_lines else [], share=share)
 
 
 # The second and third byte of a Chinese character (or the second of an accented one), as Windows-1252 shows them.
@@ -174,43 +178,32 @@ _TAIL = "[\u0080-\u00bf" + bytes(set(range(0x80, 0xA0)) - {0x81, 0x8D, 0x8F, 0x9
 _MOJIBAKE = re.compile(f"[\u00e3-\u00ef]{_TAIL}{{2}}|[\u00c2\u00c3]{_TAIL}")
 
 
-def damage(texts: list[Text], sources: list[Source], lang: str) -> list[Finding]:
+def damage(stock: Stock) -> list[Finding]:
     """Texts that went through a wrong decoding, and positives that repeat their query."""
-    everything = [(Place(source.file, line.line), line.query) for source in sources for line in source.lines]
-    everything += [(text.place, text.text) for text in texts]
-    broken = [(place, match.group()) for place, text in everything if (match := _garbled(text))]
-    same = [text.place for text in texts if text.role == "positive" and text.key == text.query_key]
-    lost = [place for place, text in everything if "\ufffd" in text]
-    sample = broken[0][1] if broken else ""
+    everything = [(place, line.query) for place, line in stock.lines]
+    everything += [(text.place, text.text) for text in stock.texts]
+    garbled = [(place, _MOJIBAKE.findall(text)) for place, text in everything]
+    garbled = [(place, found) for place, found in garbled if len(found) > 1]  # chance gives one, not two
+    same = [text.place for text in stock.texts if text.role == "positive" and text.key == text.query_key]
     return [
-        *finding("replacement", "warning", lost, lang),
-        *finding("mojibake", "warning", [place for place, _ in broken], lang, sample=sample),
-        *finding("query_is_text", "warning", same, lang),
+        *finding("replacement", "warning", [place for place, text in everything if "\ufffd" in text]),
+        *finding("mojibake", "warning", [p for p, _ in garbled], sample=garbled[0][1][0] if garbled else ""),
+        *finding("query_is_text", "warning", same),
     ]
 
 
-def _garbled(text: str) -> re.Match | None:
-    """The first garbled character when there are at least two, which chance does not give."""
-    matches = list(_MOJIBAKE.finditer(text))
-    return matches[0] if len(matches) > 1 else None
-
-
-def leakage(
-    train: list[Text], validation: list[Text], train_queries: set[str], queries: list, lang: str
-) -> list[Finding]:
-    """Validation queries and relevant texts that training has seen; places are those in the validation files.
-
-    ``queries`` holds a (place, key) for every line of the validation files.
-    """
-    relevant = {text.key for text in train if text.role != "negative"}
-    tested = [text for text in validation if text.role != "negative"]
-    known = [place for place, key in queries if key in train_queries]
+def leakage(train: Stock, validation: Stock) -> list[Finding]:
+    """Validation queries and relevant texts that training has seen; places are those in the validation files."""
+    queries = [(place, normal(line.query)) for place, line in validation.lines]
+    known = {normal(line.query) for _, line in train.lines}
+    relevant = {text.key for text in train.texts if text.role != "negative"}
+    tested = [text for text in validation.texts if text.role != "negative"]
     seen = [text.place for text in tested if text.key in relevant]
     distinct = {key for _, key in queries}
-    query_share = f"{len(distinct & train_queries)}/{len(distinct)}"
+    share = f"{len(distinct & known)}/{len(distinct)}"
     return [
-        *finding("leak_query", "error", known, lang, share=query_share),
-        *finding("leak_text", "warning", seen, lang, share=f"{len(seen)}/{len(tested)}"),
+        *finding("leak_query", "error", [place for place, key in queries if key in known], share=share),
+        *finding("leak_text", "warning", seen, share=f"{len(seen)}/{len(tested)}"),
     ]
 
 

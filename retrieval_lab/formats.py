@@ -4,16 +4,25 @@ Taught in lesson 07 (the formats) and used by every training lesson; `doctor` lo
 
 import warnings
 from collections import Counter
+from difflib import get_close_matches
 from pathlib import Path
 
 from retrieval_lab import data_columns, data_records
-from retrieval_lab.data_columns import Options
-from retrieval_lab.data_report import DataError, DataWarning, Problem, Report, problem
+from retrieval_lab.data_columns import apply_prompts
+from retrieval_lab.data_report import DataError, DataWarning, Problem, Report, problem, sentence, speaking
 from retrieval_lab.data_rows import FEEDS, KINDS, KNOWN, SPELLINGS, Line, check, file_shape, shape_of
 from retrieval_lab.negatives import NegativeDraw, NegativeSampler, set_epoch
 
 __all__ = ["KINDS", "DataError", "DataWarning", "Line", "NegativeDraw", "NegativeSampler", "Problem", "Report"]
 __all__ += ["apply_prompts", "load_lines", "prompts", "read", "read_with_report", "set_epoch", "validate"]
+
+_NEEDS = {
+    "pair": "pos",
+    "triplet": "pos, neg",
+    "scored": "pos, scores",
+    "graded": "pos, pos_scores",
+    "teacher": "query",
+}
 
 
 def validate(path: str | Path, kind: str | None = None, *, min_label=0, max_label=1, lang: str | None = None) -> Report:
@@ -46,76 +55,64 @@ def load_lines(
     path: str | Path, kind: str | None = None, *, min_label=0, max_label=1, lang: str | None = None
 ) -> tuple[list[Line], Report]:
     """The good lines of a file as `Line` objects, and the report on all of them; parameters as in `validate`."""
-    return _load(path, Options(kind, min_label, max_label, lang))
+    with speaking(lang):
+        if kind is not None and kind not in KINDS:
+            near = [repr(match) for match in get_close_matches(str(kind), KINDS, 1)]
+            values = {"kind": repr(kind), "near": "".join(near), "choices": ", ".join(KINDS)}
+            raise ValueError(sentence("kind_near" if near else "kind_unknown", **values))
+        if not min_label < max_label:
+            raise ValueError(sentence("label_scale", low=min_label, high=max_label))
+        found = data_records.read(path)
+        counts = {"n_lines": found.n_lines, "n_records": found.n_records}
+        report = Report(str(path), kind, problems=found.problems, notes=found.notes, **counts)
+        lines = _examined(found.records, report, (min_label, max_label)) if found.whole and found.n_lines else []
+        report.problems.sort(key=lambda item: item.line or 0)
+        return lines, report
 
 
-def _load(path: str | Path, options: Options) -> tuple[list[Line], Report]:
-    found = data_records.read(path, options.lang)
-    counts = {"n_lines": found.n_lines, "n_records": found.n_records}
-    report = Report(str(path), options.kind, problems=found.problems, notes=found.notes, lang=options.lang, **counts)
-    if not found.whole or not found.n_lines:
-        return [], report
-    report.shape = file_shape(found.records, options.kind)
-    report.problems += _file_problems(found.records, report.shape, options)
-    if any(item.line is None for item in report.problems):
-        return [], report
-    report.kind = options.kind or next(iter(FEEDS[report.shape]))
-    lines = _checked(found.records, report, options)
-    report.notes += _unused_fields(found.records, report, options.lang)
-    report.n_rows = sum(_rows_of(line, report.kind) for line in lines)
-    report.problems.sort(key=lambda item: item.line or 0)
-    return lines, report
-
-
-def _file_problems(records: list[data_records.Record], shape: str | None, options: Options) -> list[Problem]:
-    """Why the file as a whole cannot be read as the kind that was asked for."""
-    if not records:
-        return [problem("no_rows", options.lang)]
-    if shape is None:
-        return [problem("unknown_shape", options.lang)]
-    if options.kind is None or options.kind in FEEDS[shape]:
+def _examined(records: list[data_records.Record], report: Report, label_range: tuple[float, float]) -> list[Line]:
+    """The good lines; what is wrong with the others goes into the report."""
+    report.shape, asked = file_shape(records, report.kind), report.kind
+    report.problems += _file_problems(records, report)
+    if report.unreadable:
         return []
-    needs = {
-        "pair": "pos",
-        "triplet": "pos, neg",
-        "scored": "pos, scores",
-        "graded": "pos, pos_scores",
-        "teacher": "query",
+    report.kind = asked or next(iter(FEEDS[report.shape]))
+    options = {
+        # Labels have a scale; scores that are compared within one query (kind "scored") need none.
+        "label_range": label_range if report.kind == "graded" else None,
+        "spare": ("neg",) if asked == "pair" else (),
+        "first": next(record.line for record in records if shape_of(record.value) == report.shape),
     }
-    values = {"shape": shape, "kind": options.kind, "choices": ", ".join(FEEDS[shape]), "needs": needs[options.kind]}
-    return [problem("kind", options.lang, **values)]
-
-
-def _checked(records: list[data_records.Record], report: Report, options: Options) -> list[Line]:
-    first = next(record.line for record in records if shape_of(record.value) == report.shape)
-    # Labels have a scale; scores that are compared within one query (kind "scored") need none.
-    label_range = (options.min_label, options.max_label) if report.kind == "graded" else None
-    spare = ("neg",) if options.kind == "pair" else ()
-    more = {"label_range": label_range, "spare": spare, "first": first, "lang": options.lang}
     lines = []
     for record in records:
-        line, found = check(record, report.shape, report.kind, **more)
+        line, found = check(record, report.shape, report.kind, **options)
         report.problems += found
         lines += [line] if line else []
+    report.notes += _unused_fields(records, report)
+    report.n_rows = sum(data_columns.n_rows(line, report.kind) for line in lines)
     return lines
 
 
-def _unused_fields(records: list[data_records.Record], report: Report, lang: str) -> list[Problem]:
+def _file_problems(records: list[data_records.Record], report: Report) -> list[Problem]:
+    """Why the file as a whole cannot be read as the kind that was asked for."""
+    shape, kind = report.shape, report.kind
+    if shape is None:
+        return [problem("unknown_shape" if records else "no_rows")]
+    if kind is None or kind in FEEDS[shape]:
+        return []
+    return [problem("kind", shape=shape, kind=kind, choices=", ".join(FEEDS[shape]), needs=_NEEDS[kind])]
+
+
+def _unused_fields(records: list[data_records.Record], report: Report) -> list[Problem]:
     """A note for each field that no format knows, or that this kind does not use."""
-    used = set(FEEDS[report.shape][report.kind].model_fields)
-    keys = Counter(key for record in records if isinstance(record.value, dict) for key in record.value)
-    first = {key: r.line for r in reversed(records) if isinstance(r.value, dict) for key in r.value}
-    notes = []
-    for key, count in keys.items():
-        name = SPELLINGS.get(key, key)
-        if name not in used:
-            code = "unused_field" if name in KNOWN else "unknown_field"
-            notes.append(problem(code, lang, first[key], key, count=count, kind=report.kind))
-    return notes
-
-
-def _rows_of(line: Line, kind: str) -> int:
-    return {"teacher": 1, "pair": len(line.pos), "triplet": len(line.pos)}.get(kind, len(line.pos) + len(line.neg))
+    used = FEEDS[report.shape][report.kind].model_fields
+    found: dict[str, list[int]] = {}
+    for record in records:
+        for key in record.value if isinstance(record.value, dict) else ():
+            found.setdefault(key, []).append(record.line)
+    codes = {key: "unused_field" if SPELLINGS.get(key, key) in KNOWN else "unknown_field" for key in found}
+    unused = [(key, lines) for key, lines in found.items() if SPELLINGS.get(key, key) not in used]
+    return [problem(codes[key], lines[0], key, count=len(lines), kind=report.kind) for key, lines in unused]
 
 
 def read(
@@ -161,14 +158,28 @@ def read(
     >>> read(file, min_label=1, max_label=3)["label"][:]
     [0.0, 1.0]
     """
-    options = Options(kind, min_label, max_label, lang, neg_nums, seed, epoch, redraw, skip_bad, embeddings)
-    dataset, report = _read(path, options)
+    scale = {"min_label": min_label, "max_label": max_label, "lang": lang}
+    options = {"neg_nums": neg_nums, "seed": seed, "epoch": epoch, "redraw": redraw, "embeddings": embeddings}
+    dataset, report = read_with_report(path, kind, skip_bad=skip_bad, **scale, **options)
     if report.left_out:
         warnings.warn(str(report), DataWarning, stacklevel=2)
     return dataset
 
 
-def read_with_report(path: str | Path, kind: str | None = None, **options):
+def read_with_report(
+    path: str | Path,
+    kind: str | None = None,
+    *,
+    neg_nums=None,
+    seed=0,
+    epoch=0,
+    redraw=False,
+    skip_bad=False,
+    min_label=0,
+    max_label=1,
+    embeddings=None,
+    lang=None,
+):
     """`read`, with the same options, and beside the dataset the report with its notes and the number of lines left out.
 
     >>> import tempfile; file = Path(tempfile.mkdtemp()) / "pairs.jsonl"
@@ -177,24 +188,18 @@ def read_with_report(path: str | Path, kind: str | None = None, **options):
     >>> len(dataset), report.left_out
     (1, 1)
     """
-    return _read(path, Options(kind, **options))
-
-
-def _read(path: str | Path, options: Options):
-    lines, report = _load(path, options)
-    _refuse(lines, report, options)
-    return data_columns.dataset(lines, report, options), report
-
-
-def _refuse(lines: list[Line], report: Report, options: Options) -> None:
-    """Raise the report unless the good lines may be used; count what is left out."""
-    if options.kind is None and report.shape == "triplet" and lines:
-        report.problems.insert(0, problem("kind_ambiguous", report.lang))
-    elif not lines and not any(item.line is None for item in report.problems):
-        report.problems.append(problem("no_rows", report.lang))
-    if any(item.line is None for item in report.problems) or (report.problems and not options.skip_bad) or not lines:
-        raise DataError(report)
-    report.left_out = len(report.bad_lines)
+    with speaking(lang):
+        draw = NegativeDraw(seed, neg_nums, epoch)
+        lines, report = load_lines(path, kind, min_label=min_label, max_label=max_label)
+        if kind is None and report.shape == "triplet" and lines:
+            report.problems.insert(0, problem("kind_ambiguous"))
+        elif not lines and not report.unreadable:
+            report.problems.append(problem("no_rows"))
+        if report.unreadable or (report.problems and not skip_bad):
+            raise DataError(report)
+        report.left_out = len(report.bad_lines)
+        options = {"scale": (min_label, max_label), "draw": draw, "redraw": redraw, "embeddings": embeddings}
+        return data_columns.dataset(lines, report, **options), report
 
 
 def prompts(path: str | Path, **options) -> dict[str, int]:
@@ -208,28 +213,3 @@ def prompts(path: str | Path, **options) -> dict[str, int]:
     {'search: ': 1}
     """
     return dict(Counter(line.prompt for line in load_lines(path, **options)[0]))
-
-
-def apply_prompts(dataset):
-    """Put each row's ``prompt_for_query`` before its query and drop the column, so that it cannot be applied twice.
-
-    The two texts are joined as they are: braces and percent signs in a query mean nothing. A dataset without the column comes back
-    as it is.
-
-    Source: lesson 07.
-
-    >>> from datasets import Dataset
-    >>> rows = Dataset.from_dict({"query": ["{x} %s"], "prompt_for_query": ["search: "]})
-    >>> apply_prompts(apply_prompts(rows))["query"][0]
-    'search: {x} %s'
-    """
-    if "prompt_for_query" not in dataset.column_names:
-        return dataset
-    import pyarrow.compute
-    from datasets import Dataset
-
-    table = dataset.with_format("arrow")[:].replace_schema_metadata(None)
-    joined = pyarrow.compute.binary_join_element_wise(table["prompt_for_query"], table["query"], "")
-    table = table.set_column(table.column_names.index("query"), "query", joined).drop_columns("prompt_for_query")
-    redraws = dataset.format["type"] == "custom"
-    return Dataset(table).with_transform(dataset.format["format_kwargs"]["transform"]) if redraws else Dataset(table)

@@ -5,6 +5,8 @@ Taught in lesson 07; `formats.read(..., redraw=True)` attaches `NegativeDraw` to
 import random
 from collections.abc import Sequence
 
+from retrieval_lab.data_report import sentence
+
 
 class NegativeSampler:
     """Draws negatives from a seeded walk; the same seed, row and epoch always give the same texts.
@@ -46,11 +48,9 @@ class NegativeSampler:
         """
         distinct = list(dict.fromkeys(negatives))
         if not distinct:
-            raise ValueError(f"row {row_index} has no negative to draw from; mine some or leave the row out")
+            raise ValueError(sentence("no_negative", row=row_index))
         if n < 1 or epoch < 0 or not 0 <= turn < turns:
-            raise ValueError(
-                f"n={n}, epoch={epoch}, turn={turn} of {turns}; use n >= 1, epoch >= 0 and 0 <= turn < turns"
-            )
+            raise ValueError(sentence("draw_range", n=n, epoch=epoch, turn=turn, turns=turns))
         start = (epoch * turns + turn) * n
         walk = self._cycles(row_index, len(distinct), n, (start + n - 1) // len(distinct))
         return [distinct[walk[at // len(distinct)][at % len(distinct)]] for at in range(start, start + n)]
@@ -85,8 +85,10 @@ class NegativeDraw:
     {'query': ['q'], 'negative_1': ['n']}
     """
 
-    def __init__(self, seed: int, neg_nums: int, epoch: int = 0):
-        self.sampler, self.neg_nums, self.epoch = NegativeSampler(seed), neg_nums, epoch
+    def __init__(self, seed: int, neg_nums: int | None = None, epoch: int = 0):
+        if neg_nums is not None and neg_nums < 1:
+            raise ValueError(sentence("neg_nums", neg_nums=neg_nums))
+        self.sampler, self.neg_nums, self.epoch = NegativeSampler(seed), neg_nums or 1, epoch
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
         shown = {name: values for name, values in batch.items() if name not in HIDDEN}
@@ -113,5 +115,5 @@ def set_epoch(dataset, epoch: int) -> None:
     """
     draw = dataset.format["format_kwargs"].get("transform") if dataset.format["type"] == "custom" else None
     if not isinstance(draw, NegativeDraw):
-        raise TypeError('this dataset keeps its negatives; read it with formats.read(..., kind="triplet", redraw=True)')
+        raise TypeError(sentence("not_redrawing"))
     draw.epoch = epoch

@@ -5,11 +5,26 @@ Taught in lesson 07; `formats.read(..., kind="teacher", embeddings=...)` reads t
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal, get_args
 
-from retrieval_lab.data_messages import language
-from retrieval_lab.data_report import DataError, Problem, Report, problem
+from pydantic import BaseModel, Field, StrictStr, ValidationError
 
-_DTYPES = ("float16", "float32", "float64")
+from retrieval_lab.data_report import DataError, Problem, Report, problem, sentence, speaking
+
+_DType = Literal["float16", "float32", "float64"]
+_DTYPES = ", ".join(get_args(_DType))
+
+
+class _Sidecar(BaseModel):
+    rows: int = Field(strict=True, ge=1)
+    dim: int = Field(strict=True, ge=1)
+    dtype: _DType
+    sha256: StrictStr
+
+    @property
+    def width(self) -> int:
+        """Bytes of a row."""
+        return self.dim * int(self.dtype[5:]) // 8
 
 
 def sidecar(path: str | Path) -> Path:
@@ -32,11 +47,11 @@ def write(path: str | Path, vectors) -> Path:
     Raises
     ------
     ValueError
-        If the array is not two-dimensional or not of one of these types.
+        If the array is not two-dimensional, is empty, or is not of one of these types.
     DataError
         If a vector holds NaN or infinity.
 
-    Source: lesson 07; the layout is NumPy's ``memmap``: C order, no header.
+    Source: lesson 07; the layout is NumPy's ``memmap``: C order, little-endian, no header.
 
     >>> import tempfile, numpy as np
     >>> file = write(Path(tempfile.mkdtemp()) / "teacher.memmap", np.eye(2, dtype="float32"))
@@ -46,14 +61,10 @@ def write(path: str | Path, vectors) -> Path:
     import numpy as np
 
     vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or vectors.dtype.name not in _DTYPES:
-        raise ValueError(
-            f"vectors are {vectors.dtype} of shape {vectors.shape}; give (n_rows, dim) of {', '.join(_DTYPES)}"
-        )
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
-        raise _refused(path, [problem("teacher_not_finite", language(None), row=int(bad[0]) + 1)], None)
-    Path(path).write_bytes(np.ascontiguousarray(vectors).tobytes())
+    if vectors.ndim != 2 or not vectors.size or vectors.dtype.name not in get_args(_DType):
+        raise ValueError(sentence("vectors_shape", dtype=vectors.dtype, shape=vectors.shape, choices=_DTYPES))
+    _refuse(path, _not_finite(vectors))
+    np.ascontiguousarray(vectors, dtype=f"<f{vectors.itemsize}").tofile(path)
     describe(path, vectors.shape[1], vectors.dtype.name)
     return Path(path)
 
@@ -74,16 +85,15 @@ def describe(path: str | Path, dim: int, dtype: str = "float32") -> dict:
 
     Source: lesson 07.
     """
-    if dtype not in _DTYPES or dim < 1:
-        raise ValueError(f"dim={dim}, dtype={dtype!r}; use dim >= 1 and one of {', '.join(_DTYPES)}")
-    size, width = Path(path).stat().st_size, dim * int(dtype[5:]) // 8
-    if size % width or not size:
-        raise ValueError(
-            f"{path} has {size} bytes, which is no whole number of rows of {width} bytes ({dim} x {dtype})"
-        )
-    about = {"rows": size // width, "dim": dim, "dtype": dtype, "sha256": _sha256(path)}
-    sidecar(path).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    return about
+    if dtype not in get_args(_DType) or dim < 1:
+        raise ValueError(sentence("dim_dtype", dim=dim, dtype=repr(dtype), choices=_DTYPES))
+    about = _Sidecar(rows=1, dim=dim, dtype=dtype, sha256=_sha256(path))
+    size = Path(path).stat().st_size
+    if size % about.width or not size:
+        raise ValueError(sentence("whole_rows", path=path, size=size, width=about.width, dim=dim, dtype=dtype))
+    about.rows = size // about.width
+    sidecar(path).write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return about.model_dump()
 
 
 def open_vectors(
@@ -111,61 +121,51 @@ def open_vectors(
     """
     import numpy as np
 
-    path, lang = Path(path), language(lang)
-    about, found = _described(path, lang)
-    if not found:
-        found = _mismatches(path, about, {"rows": rows, "dim": dim, "dtype": dtype}, lang)
-    if found:
-        raise _refused(path, found, lang)
-    vectors = np.memmap(path, dtype=about["dtype"], mode="r", shape=(about["rows"], about["dim"]))
-    bad = _first_not_finite(vectors)
-    if bad is not None:
-        raise _refused(path, [problem("teacher_not_finite", lang, row=bad + 1)], lang)
+    with speaking(lang):
+        about = _described(Path(path))
+        _refuse(path, _mismatches(Path(path), about, {"rows": rows, "dim": dim, "dtype": dtype}))
+        vectors = np.memmap(path, dtype=f"<f{about.width // about.dim}", mode="r", shape=(about.rows, about.dim))
+        _refuse(path, _not_finite(vectors))
     return vectors
 
 
-def _refused(path: str | Path, problems: list[Problem], lang: str | None) -> DataError:
-    return DataError(Report(str(path), "teacher", "query", problems=problems, lang=language(lang)))
+def _refuse(path: str | Path, problems: list[Problem]) -> None:
+    if problems:
+        raise DataError(Report(str(path), "teacher", "query", problems=problems))
 
 
-def _described(path: Path, lang: str) -> tuple[dict, list[Problem]]:
-    """The side-car's content, or what is wrong with it."""
+def _described(path: Path) -> _Sidecar:
+    """The side-car's content."""
     names = {"name": sidecar(path).name, "data": path.name}
     if not path.is_file():
-        return {}, [problem("teacher_missing", lang, name=path.name)]
+        _refuse(path, [problem("teacher_missing", name=path.name)])
     if not sidecar(path).is_file():
-        return {}, [problem("sidecar_missing", lang, **names)]
+        _refuse(path, [problem("sidecar_missing", **names)])
     try:
-        about = json.loads(sidecar(path).read_text(encoding="utf-8"))
+        return _Sidecar.model_validate(json.loads(sidecar(path).read_text(encoding="utf-8")))
+    except ValidationError as error:
+        reason = ", ".join(_wrong_entry(item) for item in error.errors())
     except ValueError as error:
-        return {}, [problem("sidecar_broken", lang, reason=str(error), **names)]
-    wrong = _wrong_entries(about)
-    return about, [problem("sidecar_broken", lang, reason=wrong, **names)] if wrong else []
+        reason = str(error)
+    raise DataError(Report(str(path), "teacher", "query", problems=[problem("sidecar_broken", reason=reason, **names)]))
 
 
-def _wrong_entries(about) -> str:
-    """The entries of a side-car that are not what they should be, e.g. ``dim=0``; empty when all are well."""
-    if not isinstance(about, dict):
-        return repr(about)
-    counts = {name: about.get(name) for name in ("rows", "dim")}
-    wrong = [f"{name}={value!r}" for name, value in counts.items() if type(value) is not int or value < 1]
-    wrong += [f"dtype={about.get('dtype')!r}"] if about.get("dtype") not in _DTYPES else []
-    return ", ".join(wrong + ([f"sha256={about.get('sha256')!r}"] if not isinstance(about.get("sha256"), str) else []))
+def _wrong_entry(error: dict) -> str:
+    """An entry of a side-car that is not what it should be, e.g. ``dim=0``."""
+    value = None if error["type"] == "missing" else error["input"]
+    return "=".join([*error["loc"], repr(value)])
 
 
-def _mismatches(path: Path, about: dict, wanted: dict, lang: str) -> list[Problem]:
-    found = [
-        problem(f"teacher_{name}", lang, found=about[name], expected=value)
-        for name, value in wanted.items()
-        if value is not None and about[name] != value
-    ]
-    size, expected = path.stat().st_size, about["rows"] * about["dim"] * int(about["dtype"][5:]) // 8
+def _mismatches(path: Path, about: _Sidecar, wanted: dict) -> list[Problem]:
+    asked = [(name, getattr(about, name), value) for name, value in wanted.items() if value is not None]
+    found = [problem(f"teacher_{name}", found=has, expected=value) for name, has, value in asked if has != value]
+    size, expected = path.stat().st_size, about.rows * about.width
     if size != expected:
-        shape = {name: about[name] for name in ("rows", "dim", "dtype")}
-        return [*found, problem("teacher_size", lang, found=size, expected=expected, **shape)]
+        shape = about.model_dump(include={"rows", "dim", "dtype"})
+        return [*found, problem("teacher_size", found=size, expected=expected, **shape)]
     digest = _sha256(path)
-    if digest != about["sha256"]:
-        found.append(problem("teacher_hash", lang, found=digest[:12], expected=about["sha256"][:12]))
+    if digest != about.sha256:
+        found.append(problem("teacher_hash", found=digest[:12], expected=about.sha256[:12]))
     return found
 
 
@@ -174,12 +174,12 @@ def _sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _first_not_finite(vectors, step: int = 4096) -> int | None:
-    """Row (from 0) of the first vector with NaN or infinity; a slice of ``step`` rows is in memory at a time."""
+def _not_finite(vectors, step: int = 4096) -> list[Problem]:
+    """The first vector with NaN or infinity, counted from 1; ``step`` rows are in memory at a time."""
     import numpy as np
 
     for start in range(0, len(vectors), step):
         bad = np.flatnonzero(~np.isfinite(vectors[start : start + step]).all(axis=1))
         if len(bad):
-            return start + int(bad[0])
-    return None
+            return [problem("teacher_not_finite", row=start + int(bad[0]) + 1)]
+    return []

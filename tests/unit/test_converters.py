@@ -318,7 +318,7 @@ BROKEN = [
     ("sentence-transformers", [{"anchor": "a", "positive": "b", "negative_1": "c", "negative_2": ""}], 1, "negative_2", "empty_text"),
     ("sentence-transformers", [{"sentence1": "a", "sentence2": "b", "score": "1"}], 1, "score", "wrong_type"),
     ("sentence-transformers", [{"sentence1": "a", "anchor": "a", "positive": "b"}], 1, "anchor", "both_spellings"),
-    ("sentence-transformers", [3], 1, "", "not_a_record"),
+    ("sentence-transformers", [3], 1, "", "wrong_type"),
 ]  # fmt: skip
 
 
@@ -350,12 +350,47 @@ def beir(folder: Path, qrels: str = "query-id\tcorpus-id\tscore\nq1\td1\t1\n", n
         ("q1\td1\t1\nq7\td1\t1\n", 2, "unknown_id", "query 'q7' is named here but is not in queries.jsonl"),
         ("query-id\tcorpus-id\tscore\nq1 0 d1 1\n", 2, "bad_judgement", "write query-id TAB corpus-id TAB score"),
         ("query-id\tcorpus-id\tscore\nq1\td1\t0.5\n", 2, "bad_judgement", "is no judgement"),
+        ("q1\td1\t1\nq1\td1\t1\nq1\td1\t2\n", 3, "judged_twice", "query 'q1' and document 'd1' were judged before"),
     ],
 )
 def test_a_broken_judgement_is_reported_by_line(tmp_path, qrels, line, code, part):
     with pytest.raises(DataError) as raised:
         convert(beir(tmp_path / "a", qrels), tmp_path / "b", "beir", "tevatron")
     assert [(p.line, p.code) for p in raised.value.report.problems] == [(line, code)] and part in str(raised.value)
+
+
+def test_an_empty_text_of_a_collection_is_not_written_into_a_training_file(tmp_path):
+    folder = beir(tmp_path / "a", "q1\td2\t1\n")
+    with pytest.raises(DataError, match="q1: the text is empty"):
+        convert(folder, tmp_path / "b", "beir", "lab")
+    assert convert(folder, tmp_path / "c", "beir", "trec").n_passages == 1
+
+
+HALF = "\\ud83d"  # as it stands in the file; no file can store the character itself
+
+
+@pytest.mark.parametrize(
+    "source, text, field",
+    [
+        (
+            "tevatron",
+            f'{{"query_id": "1", "query": "a", "positive_passages": [{{"docid": "d", "text": "{HALF}"}}]}}',
+            "text",
+        ),
+        (
+            "tevatron",
+            f'{{"query_id": "{HALF}", "query": "a", "positive_passages": [{{"docid": "d", "text": "b"}}]}}',
+            "query_id",
+        ),
+        ("sentence-transformers", f'{{"anchor": "a", "positive": "b", "negative": "{HALF}"}}', "negative"),
+        ("llamaindex", f'{{"queries": {{"q": "{HALF}"}}, "corpus": {{}}, "relevant_docs": {{}}}}', "queries.q"),
+    ],
+)
+def test_half_a_surrogate_pair_is_a_problem_with_its_line_and_not_a_crash_when_written(tmp_path, source, text, field):
+    with pytest.raises(DataError) as raised:
+        convert(write(tmp_path / "a", text), tmp_path / "b", source, "beir")
+    found = raised.value.report.problems
+    assert [(p.line, p.code) for p in found] == [(1, "surrogate")] and found[0].field.endswith(field)
 
 
 def test_judgements_with_crlf_and_negative_grades_are_read(tmp_path):

@@ -101,6 +101,15 @@ def test_several_files_are_one_training_set(tmp_path):
     assert (diagnosis.files, diagnosis.n_lines, diagnosis.n_rows) == (["a.jsonl", "b.jsonl"], 3, 3)
 
 
+def test_two_files_of_one_name_are_told_apart(tmp_path):
+    for folder, rows in [("a", CLEAN), ("b", CLEAN[:1])]:
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, rows)
+    diagnosis = diagnose(tmp_path / "a" / "train.jsonl", validation=tmp_path / "b" / "train.jsonl")
+    assert diagnosis.find("leak_query").places == ((str(tmp_path / "b" / "train.jsonl"), 1),)
+    assert diagnosis.files == [str(tmp_path / "a" / "train.jsonl")]
+
+
 def test_a_leak_is_found_by_query_and_by_text(tmp_path):
     validation = [
         CLEAN[1] | {"query": "Ｗhere is the library ".replace("Ｗ", "ｗ"), "pos": "new"},

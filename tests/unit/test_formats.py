@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval_lab import data_messages, data_records, formats, teacher_embeddings
+from retrieval_lab import converters, data_records, data_report, doctor, formats, teacher_embeddings
 from retrieval_lab.formats import DataError, DataWarning, NegativeDraw, NegativeSampler
 
 HERE = Path(__file__).resolve()
@@ -129,19 +129,19 @@ def test_a_missing_file_is_a_report_too(tmp_path):
 
 def test_every_message_is_tested_somewhere():
     tests = "".join(file.read_text(encoding="utf-8") for file in HERE.parent.glob("test_*.py"))
-    untested = [code for code in data_messages.MESSAGES if f'"{code.removeprefix("not_held_")}"' not in tests]
+    untested = [code for code in data_report.MESSAGES if f'"{code.removeprefix("not_held_")}"' not in tests]
     assert untested == []
 
 
 def test_every_message_exists_in_both_languages_with_the_same_names():
-    for code, pair in data_messages.MESSAGES.items():
+    for code, pair in data_report.MESSAGES.items():
         names = [set(re.findall(r"(?<!{){(\w+)}", " ".join(pair[lang]))) for lang in ("en", "zh")]
         assert names[0] == names[1], code
         assert all(len(pair[lang]) == 2 and all(pair[lang]) for lang in ("en", "zh")), code
 
 
 def test_chinese_messages_keep_the_house_rules():
-    for code, pair in data_messages.MESSAGES.items():
+    for code, pair in data_report.MESSAGES.items():
         for text in pair["zh"]:
             assert not re.search("[您请]", text), code
             assert not re.search("[一-鿿][A-Za-z0-9]|[A-Za-z0-9][一-鿿]", text), (code, text)
@@ -314,6 +314,34 @@ def test_a_kind_must_be_said_where_a_file_can_feed_several(tmp_path):
 def test_a_wrong_option_is_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         formats.read(write(tmp_path, GOOD), **options)
+
+
+REFUSALS = [
+    ("kind_unknown", lambda path: formats.validate(path, "graph"), "kind='graph' is not known; use one of pair, triplet"),
+    ("kind_near", lambda path: formats.validate(path, "triplets"), "did you mean 'triplet'"),
+    ("label_scale", lambda path: formats.validate(path, min_label=2), "min_label=2, max_label=1"),
+    ("neg_nums", lambda path: formats.read(path, "triplet", neg_nums=-1), "neg_nums=-1"),
+    ("no_negative", lambda path: NegativeSampler().draw(4, [], 1, 0), "row 4 has no negative"),
+    ("draw_range", lambda path: NegativeSampler().draw(4, ["a"], 1, 0, turn=2), "turn=2 of 1"),
+    ("not_redrawing", lambda path: formats.set_epoch(formats.read(path, "pair"), 1), "this dataset keeps its negatives"),
+    ("vectors_shape", lambda path: teacher_embeddings.write(path, np.zeros((0, 2))), "float64 of shape \\(0, 2\\)"),
+    ("dim_dtype", lambda path: teacher_embeddings.describe(path, 0), "dim=0, dtype='float32'"),
+    ("whole_rows", lambda path: teacher_embeddings.describe(path, 4096), "no whole number of rows of 16384 bytes"),
+    ("format_unknown", lambda path: converters.convert(path, path, "lab", "bge"), "format 'bge' is not known"),
+    ("target_exists", lambda path: converters.convert(path, path, "lab", "lab"), "train.jsonl exists"),
+    ("tokenizer_length", lambda path: doctor.diagnose(path, max_length=5), "max_length=5; give both, or neither"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("code, call, part", REFUSALS, ids=[case[0] for case in REFUSALS])
+def test_a_refusal_is_one_sentence_in_the_readers_language(tmp_path, monkeypatch, code, call, part):
+    path = write(tmp_path, GOOD)
+    with pytest.raises((ValueError, TypeError, FileExistsError), match=part):
+        call(path)
+    monkeypatch.setenv("RETRIEVAL_LAB_LANG", "zh")
+    start = data_report.MESSAGES[code]["zh"][0].split("{")[0]
+    with pytest.raises((ValueError, TypeError, FileExistsError), match=f"^{start}.*[一-鿿].*；?"):
+        call(path)
 
 
 def test_pairs_are_one_row_a_positive(tmp_path):
@@ -579,6 +607,12 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path):
     teacher_embeddings.describe(tmp_path / "t.memmap", 2)
     with pytest.raises(DataError, match="vector 2 holds NaN"):
         teacher_embeddings.open_vectors(tmp_path / "t.memmap")
+
+
+def test_vectors_of_the_other_byte_order_are_the_same_numbers(tmp_path):
+    for order in "<>":
+        file = teacher_embeddings.write(tmp_path / "t.memmap", np.array([[1, 2.5]], dtype=f"{order}f4"))
+        assert teacher_embeddings.open_vectors(file).tolist() == [[1, 2.5]]
 
 
 def test_only_whole_rows_of_known_types_are_described(tmp_path):
