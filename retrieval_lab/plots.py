@@ -116,6 +116,33 @@ def heatmap(values, rows: list[str], columns: list[str], title: str, ax=None, nu
     return ax
 
 
+def alignment(found, title: str, ax=None, columns: int = 30):
+    """Cosines of a query's tokens (rows) with a document's first tokens (columns); each row's best is framed, its value at the right.
+
+    Parameters
+    ----------
+    found : `colbert.Alignment`
+    columns : tokens of the document that are drawn; a best match beyond them is named at the right
+    """
+    import matplotlib.pyplot as plt
+
+    shown = np.asarray(found.similarity)[:, :columns]
+    width = max(7.0, 0.32 * shown.shape[1] + 2)
+    ax = ax or plt.subplots(figsize=(width, 0.3 * len(shown) + 1.5), layout="constrained")[1]
+    ax.imshow(shown, cmap="Blues", vmin=min(0.0, shown.min()), vmax=1.0, aspect="auto")
+    ax.set_xticks(range(shown.shape[1]), found.doc_tokens[:columns], rotation=60, ha="right", fontsize=8)
+    ax.set_yticks(range(len(shown)), found.query_tokens, fontsize=9)
+    for row, (best, share) in enumerate(zip(found.best, found.shares, strict=True)):
+        frame = {"fill": False, "edgecolor": COLOURS["orange"], "lw": 2}
+        beyond = "" if best < shown.shape[1] else f" → {found.doc_tokens[best]}"
+        if not beyond:
+            ax.add_patch(plt.Rectangle((best - 0.5, row - 0.5), 1, 1, **frame))
+        ax.text(shown.shape[1] - 0.3, row, f"{share:.2f}{beyond}", va="center", fontsize=8)
+    ax.spines[:].set_visible(False)
+    ax.set_title(title)
+    return ax
+
+
 def map_2d(points, groups: list[str], is_query: list[bool], title: str, ax=None):
     """Texts as dots on a plane, one colour a group; queries are crosses.
 
@@ -162,6 +189,53 @@ def differences(before, after, ax=None):
     ax.set_title(label(en=f"{better} queries got better, {worse} got worse", zh=f"{better} 个查询变好，{worse} 个变差"))
     ax.set_xlabel(label(en="queries, sorted by gain", zh="查询（按变化排序）"))
     ax.set_ylabel(label(en="change in nDCG@10", zh="nDCG@10 的变化"))
+    return ax
+
+
+def reliability(probabilities, labels, bins: int = 8, name: str | None = None, ax=None):
+    """How often the model is right when it says so: share of answers among pairs of like probability; on the diagonal it means what it says.
+
+    Parameters
+    ----------
+    probabilities : (n,) between 0 and 1
+    labels : (n,) true or false
+    bins : groups of equally many pairs
+    name : written at the end of the line, to draw several into one figure
+    """
+    from sklearn.calibration import calibration_curve
+
+    ax = ax or _axes(height=4.2)
+    shares, means = calibration_curve(np.asarray(labels, bool), probabilities, n_bins=bins, strategy="quantile")
+    colour = list(COLOURS.values())[len(ax.lines) // 2 % len(COLOURS)]
+    ax.plot([0, 1], [0, 1], color=COLOURS["grey"], lw=0.8, ls=":")
+    ax.plot(means, shares, "o-", color=colour)
+    ax.annotate(name or "", (means[-1], shares[-1]), textcoords="offset points", xytext=(6, 0), color=colour)
+    ax.set_xlabel(label(en="probability that the model gives", zh="模型给出的概率"))
+    ax.set_ylabel(label(en="share of true answers", zh="其中真是答案的比例"))
+    error = float(np.abs(shares - means).mean())
+    ax.set_title(label(en=f"off the diagonal by {error:.2f} on average", zh=f"平均偏离对角线 {error:.2f}"))
+    return ax
+
+
+def curve(points: dict, metric: str, what: str, baseline: float | None = None, ax=None):
+    """One quantity against another as a line with its numbers, e.g. nDCG@10 against the depth of reranking.
+
+    Parameters
+    ----------
+    points : x -> y
+    metric, what : names of y and of x
+    baseline : a level drawn across, e.g. without reranking
+    """
+    ax = ax or _axes()
+    ax.plot(list(points), list(points.values()), "o-", color=COLOURS["blue"])
+    for x, y in points.items():
+        ax.annotate(f"{y:.3f}", (x, y), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=9)
+    if baseline is not None:
+        ax.axhline(baseline, color=COLOURS["grey"], lw=0.8, ls=":")
+    best = max(points, key=points.get)
+    ax.set_title(label(en=f"best: {what} {best}", zh=f"最好：{what} {best}"))
+    ax.set_xlabel(what)
+    ax.set_ylabel(metric)
     return ax
 
 

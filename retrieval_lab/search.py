@@ -1,17 +1,29 @@
-"""Systems that search a collection with a model: dense (exact cosine), several systems fused, one reranked by another.
-Taught in lesson 00 (fusion), lesson 01 (dense) and lesson 03 (reranking). A system has a ``name`` and ``search(queries, k) -> run``.
+"""Systems that search a collection with a model: dense (exact cosine), late interaction, several fused, one reranked by another.
+Taught in lessons 00 (fusion), 01 (dense), 02 (late interaction) and 03 (reranking). A system has a ``name`` and ``search(queries, k) -> run``.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
-from retrieval_lab import embedding, reranker
+from retrieval_lab import embedding, index_card, reranker
 from retrieval_lab.corpora import Collection
 from retrieval_lab.fusion import interpolate, reciprocal_rank_fusion
+from retrieval_lab.index_card import fingerprint
+from retrieval_lab.late_interaction import LateInteraction
 from retrieval_lab.profiles import say
+
+__all__ = [
+    "Dense",
+    "Fused",
+    "LateInteraction",
+    "Reranked",
+    "fingerprint",
+    "interpolate",
+    "reciprocal_rank_fusion",
+    "remember_last",
+    "top_k",
+]
 
 
 def top_k(queries: np.ndarray, docs: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +89,7 @@ class Dense:
     def __init__(self, model, collection: Collection, name: str = "dense", vectors: np.ndarray | None = None):
         self.model, self.name = model, name
         self.doc_ids = list(collection.corpus)
-        self._texts_hash = _hash(json.dumps(collection.corpus, ensure_ascii=False).encode())
+        self._texts_hash = index_card.texts_hash(collection.corpus)
         self.vectors = embedding.encode(model, list(collection.corpus.values())) if vectors is None else vectors
 
     def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
@@ -90,11 +102,7 @@ class Dense:
 
     def save(self, folder: str | Path) -> None:
         """Write ``vectors.npy`` and ``index.json``, which says by which model and from which texts they were made."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "vectors.npy", self.vectors)
-        made_by = {"name": self.name, "model": fingerprint(self.model), "texts": self._texts_hash}
-        (folder / "index.json").write_text(json.dumps(made_by, indent=1), encoding="utf-8")
+        np.save(index_card.write(folder, self.name, self.model, self._texts_hash) / "vectors.npy", self.vectors)
 
     @classmethod
     def load(cls, folder: str | Path, model, collection: Collection) -> "Dense":
@@ -105,45 +113,8 @@ class Dense:
         ValueError
             If it was made by another model (or other prompts or length), or from other texts.
         """
-        folder = Path(folder)
-        made_by = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        index = cls(model, collection, made_by["name"], np.load(folder / "vectors.npy"))
-        if made_by["model"] != fingerprint(model):
-            raise ValueError(
-                say(
-                    en=f"{folder} was made by another model (or with other prompts, pooling or length); its vectors mean nothing to this one: build the index again",
-                    zh=f"{folder} 是另一个模型（或不同的提示词、池化、长度）建的，这些向量对当前模型没有意义：重新建索引",
-                )
-            )
-        if made_by["texts"] != index._texts_hash:
-            raise ValueError(
-                say(
-                    en=f"{folder} was made from other texts than {collection.name}'s; build the index again",
-                    zh=f"{folder} 不是用 {collection.name} 现在的文本建的；重新建索引",
-                )
-            )
-        return index
-
-
-PROBE = "Straße, Ａ１ CAFÉ don't re-tie!  你好，世界。 ½ 😀"  # case, accents, width, blanks: where tokenizers differ
-
-
-def fingerprint(model) -> str:
-    """Short hash of all that decides a model's vectors: weights, modules, tokenizer, prompts and length."""
-    digest = hashlib.sha256(f"{[type(m).__name__ for m in model]}{model.prompts}{model.max_seq_length}".encode())
-    for module in model:
-        if hasattr(module, "pooling_mode"):
-            digest.update(f"{module.pooling_mode}{module.include_prompt}".encode())
-    digest.update(
-        str(model.tokenizer(PROBE)["input_ids"]).encode()
-    )  # the same weights under other tokens: other vectors
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+        card = index_card.read(folder, model, collection)
+        return cls(model, collection, card["name"], np.load(Path(folder) / "vectors.npy"))
 
 
 class Fused:
@@ -205,3 +176,25 @@ class Reranked:
         for (query_id, doc_id), value in zip(keys, values, strict=True):
             again[query_id][doc_id] = float(value)
         return again
+
+
+def remember_last(score):
+    """The same scoring function, which answers from memory when it is asked again for the pairs of the last call.
+
+    Two systems that differ only in their weight then score once; a single query that is timed afterwards is scored anew. Make it
+    after training: it does not look whether the model has changed.
+
+    >>> scores = remember_last(lambda model, pairs: np.array([float(len(doc)) for _, doc in pairs]))
+    >>> scores(None, [("q", "ab")]) is scores(None, [("q", "ab")])
+    True
+    """
+    last: dict = {}
+
+    def remembered(model, pairs):
+        key = (id(model), tuple(pairs))
+        if key not in last:
+            last.clear()
+            last[key] = score(model, pairs)
+        return last[key]
+
+    return remembered

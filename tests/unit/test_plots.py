@@ -7,6 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from retrieval_lab import plots
+from retrieval_lab.colbert import Alignment
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +47,17 @@ def test_heatmap_writes_each_number_into_its_cell():
         (1, 1): "0.40",
     }
     assert not plots.heatmap([[1.0]], ["a"], ["c"], "title", numbers=False).texts
+
+
+def test_alignment_frames_each_rows_best_token_and_writes_its_share():
+    found = Alignment(
+        ["q1", "q2", "q3"], ["d1", "d2", "d3"], np.array([[0.1, 0.9, 0.2], [0.7, 0.1, 0.3], [0.0, 0.1, 0.8]])
+    )
+    ax = plots.alignment(found, "title", columns=2)
+    assert isinstance(ax, Axes) and ax.get_title(loc="left") + ax.get_title() == "title"
+    assert [text.get_text() for text in ax.texts] == ["0.90", "0.70", "0.80 → d3"]
+    assert [(frame.get_x(), frame.get_y()) for frame in ax.patches] == [(0.5, -0.5), (-0.5, 0.5)]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["d1", "d2"]
 
 
 def test_map_shows_each_point_once_and_names_each_group():
@@ -125,3 +137,21 @@ def test_font_is_looked_for_among_those_installed(monkeypatch):
     assert plots.chinese_font.__wrapped__() == "WenQuanYi Zen Hei"
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
     assert plots.chinese_font.__wrapped__() is None
+
+
+def test_reliability_draws_the_share_of_answers_in_each_group():
+    probabilities = np.array([0.1, 0.1, 0.2, 0.2, 0.8, 0.8, 0.9, 0.9])
+    labels = np.array([0, 0, 0, 1, 1, 1, 1, 1], bool)
+    ax = plots.reliability(probabilities, labels, bins=2, name="model")
+    assert ax.lines[1].get_xdata() == pytest.approx([0.15, 0.85]) and ax.lines[1].get_ydata() == pytest.approx(
+        [0.25, 1]
+    )
+    assert "off the diagonal by 0.12" in words(ax) and ax.texts[0].get_text() == "model"  # (0.1 + 0.15) / 2
+    plots.reliability(probabilities, labels, bins=2, ax=ax)
+    assert ax.lines[3].get_color() != ax.lines[1].get_color()
+
+
+def test_curve_names_the_best_point_and_draws_the_baseline():
+    ax = plots.curve({5: 0.5, 10: 0.75, 20: 0.7}, "nDCG@10", "depth", baseline=0.6)
+    assert list(ax.lines[0].get_xdata()) == [5, 10, 20] and ax.lines[1].get_ydata()[0] == 0.6
+    assert "best: depth 10" in words(ax) and [text.get_text() for text in ax.texts] == ["0.500", "0.750", "0.700"]
