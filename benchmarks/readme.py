@@ -11,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 
+from retrieval_lab import training_faq
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 READMES = {"en": ROOT / "README.md", "zh": ROOT / "README_zh.md"}
@@ -70,6 +72,8 @@ def filled(text: str, lang: str) -> str:
             table = markdown(demo_table(lang))
         elif name in LESSONS:
             table = markdown(lesson_table(*LESSONS[name], lang))
+        elif name == "faq":
+            table = training_faq.markdown(lang).strip()
         elif (HERE / f"{name}.md").is_file():
             table = section(name, lang)
         else:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 
 from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.util.distributed import get_world_size
 
 from retrieval_lab.profiles import say
 
@@ -33,34 +34,74 @@ def token_budget(lengths: list[int], budget: int = 2048) -> list[list[int]]:
     return batches
 
 
+def _must_not_meet(data, columns: list[list[str]]) -> list[set[str]]:
+    """Of each row: its texts, all negatives that later epochs may draw, and every other answer to its query.
+
+    Negatives too, because one row's negative may be another row's answer; other answers, because in the batch of a row that
+    holds one it would count as a negative.
+    """
+    texts = [set(row) for row in zip(*columns, strict=True)]
+    if data.format["type"] == "custom":  # see `negatives.NegativeDraw`
+        texts = [row | set(drawn) for row, drawn in zip(texts, data.with_format(None)["negatives"], strict=True)]
+    answers: dict[str, set[str]] = {}
+    for query, positive in zip(*columns[:2], strict=False):
+        answers.setdefault(query, set()).add(positive)
+    return [row | answers.get(query, set()) for row, query in zip(texts, columns[0], strict=True)]
+
+
 class BucketBatchSampler(DefaultBatchSampler):
     """Shuffled training batches of like length in which no text occurs twice.
 
     Equal texts in one batch would make the loss push a query away from its own answer. So would another answer of the
-    same query: rows with the same first column never meet either.
+    same query: rows with the same first column never meet either. Where it can be avoided, no batch has one row, which
+    would have no negative. Every epoch has the same number of batches, because the trainer counts them once.
+
+    Under several processes the rule holds for their batches together, since they lend each other negatives. All of them get
+    equally many rows, so what does not divide evenly stays out, other rows in each epoch.
 
     Parameters
     ----------
     lengths : tokens of each row of the dataset, e.g. of its longest text
     texts : the texts of each row that must not meet in a batch
     window : batches that are sorted by length together; 8 keeps neighbours random and padding low
+    world_size : processes that train together; None asks torch
 
     Source: lesson 07; timed in benchmarks/speed.md.
     """
 
-    def __init__(self, dataset, batch_size, drop_last=False, *, lengths, texts, window=8, **kwargs):
+    def __init__(self, dataset, batch_size, drop_last=False, *, lengths, texts, window=8, world_size=None, **kwargs):
         super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **kwargs)
         self.lengths, self.texts, self.window = lengths, texts, window
+        self.world_size = world_size or get_world_size()
+        self.rows = batch_size * self.world_size  # of all processes together
+        self.n_batches = len(self._drawn(0))
+        if self.world_size > 1:
+            self.batch_size = None  # accelerate would leave out batches that are not full
 
     def __iter__(self) -> Iterator[list[int]]:
-        rng = random.Random(f"{self.seed}-{self.epoch}")
+        batches = self._drawn(self.epoch)
+        if not self.drop_last:
+            batches = self._as_many_as_promised(batches)
+        for batch in batches:
+            # A process takes every world_size-th list, so these end up side by side.
+            yield from (batch[rank :: self.world_size] for rank in range(self.world_size))
+
+    def __len__(self) -> int:
+        return self.n_batches * self.world_size
+
+    def _drawn(self, epoch: int) -> list[list[int]]:
+        rng = random.Random(f"{self.seed}-{epoch}")
         order = list(range(len(self.lengths)))
         rng.shuffle(order)
-        size = self.window * self.batch_size
+        size = self.window * self.rows
         windows = [sorted(order[i : i + size], key=lambda j: self.lengths[j]) for i in range(0, len(order), size)]
         batches = self._without_repeats([index for window in windows for index in window])
+        if self.drop_last:
+            batches = [batch for batch in batches if len(batch) == self.rows]
+        batches = [batch[: len(batch) // self.world_size * self.world_size] for batch in batches]
+        batches = [batch for batch in batches if batch]
         rng.shuffle(batches)
-        yield from batches
+        return batches
 
     def _without_repeats(self, order: list[int]) -> list[list[int]]:
         """Fill each batch in order; a row that clashes waits for the next batch. The last ones may be short."""
@@ -68,7 +109,7 @@ class BucketBatchSampler(DefaultBatchSampler):
         while order:
             batch, seen, waiting = [], set(), []
             for place, index in enumerate(order):
-                if len(batch) == self.batch_size:
+                if len(batch) == self.rows:
                     waiting += order[place:]
                     break
                 if seen & self.texts[index]:
@@ -78,10 +119,38 @@ class BucketBatchSampler(DefaultBatchSampler):
                     seen |= self.texts[index]
             batches.append(batch)
             order = waiting
-        return [b for b in batches if len(b) == self.batch_size] if self.drop_last else batches
+        return batches if self.drop_last else self._without_single_rows(batches)
 
-    def __len__(self) -> int:
-        return len(list(iter(self)))
+    def _without_single_rows(self, batches: list[list[int]]) -> list[list[int]]:
+        """Give a batch of one row a second one, from the nearest batch that has three and one that does not clash."""
+        for place, batch in enumerate(batches):
+            if len(batch) == 1:
+                givers = [other for other in reversed(batches[:place]) if len(other) > 2]
+                moves = ((other, row) for other in givers for row in other if self._fits(row, batch))
+                if move := next(moves, None):
+                    move[0].remove(move[1])
+                    batch.append(move[1])
+        return batches
+
+    def _fits(self, row: int, batch: list[int]) -> bool:
+        return all(self.texts[row].isdisjoint(self.texts[other]) for other in batch)
+
+    def _as_many_as_promised(self, batches: list[list[int]]) -> list[list[int]]:
+        """Split the longest batches where there are too few; share the shortest out where there are too many."""
+        step = self.world_size
+        while len(batches) < self.n_batches:
+            longest = max(batches, key=len)
+            if len(longest) < 2 * step:
+                break
+            half = len(longest) // 2 // step * step
+            batches.append([longest.pop() for _ in range(half)])
+        while len(batches) > self.n_batches:
+            rest = min(batches, key=len)
+            batches.remove(rest)
+            for row in rest:  # one that clashes everywhere waits for the next epoch
+                places = sorted((batch for batch in batches if self._fits(row, batch)), key=len)
+                places[0].append(row) if places else None
+        return batches
 
 
 def encoded(model, texts: list[str], kind: str, budget: int = 2048, **options) -> Iterator[tuple[list[int], list]]:
@@ -165,9 +234,9 @@ def checked_columns(data) -> list[str]:
 
 def sampler(model, data, columns: list[str]):
     """A function that the trainer calls to make its `BucketBatchSampler`; ``columns`` are those that hold texts."""
-    lengths = [max(row) for row in zip(*(token_lengths(model, data[name]) for name in columns), strict=True)]
-    # Negatives too: one row's negative may be another row's answer.
-    texts = [set(row) for row in zip(*(data[name] for name in columns), strict=True)]
+    shown = data[:]  # of a dataset that redraws its negatives: those of the first epoch
+    lengths = [max(row) for row in zip(*(token_lengths(model, shown[name]) for name in columns), strict=True)]
+    texts = _must_not_meet(data, [shown[name] for name in columns])
 
     def make(dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
         kept = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}

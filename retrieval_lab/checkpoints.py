@@ -2,6 +2,7 @@
 Taught in lesson 07.
 """
 
+import copy
 import json
 import re
 import shutil
@@ -121,3 +122,33 @@ class OwnCheckpoints(TrainerCallback):
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("checkpoint-"))
+
+
+def one_writer(trainer_class: type) -> type:
+    """The trainer class, but only one process writes, sharded weights are written whole, and no best epoch is lost in silence.
+
+    sentence-transformers 6.2 lets every process write the same files, leaves the gathered weights of FSDP aside, and when the
+    best weights cannot be loaded it logs that and goes on with the last ones.
+    """
+
+    class OneWriter(trainer_class):
+        def __init__(self, model, **options):
+            super().__init__(model=model, **options)
+            # Under FSDP the model's own weights become parts; the shell takes the gathered ones for saving.
+            self.shell = copy.deepcopy(model).to("meta") if self.is_fsdp_enabled else None
+
+        def _save(self, output_dir=None, state_dict=None):
+            if not self.args.should_save:
+                return
+            if self.shell is None or state_dict is None:
+                return super()._save(output_dir, state_dict)
+            self.shell.load_state_dict(state_dict, assign=True)
+            self.shell.save_pretrained(output_dir)
+
+        def _load_best_model(self):
+            if self.is_fsdp_enabled:
+                return super()._load_best_model()
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    OneWriter.__name__ = trainer_class.__name__
+    return OneWriter

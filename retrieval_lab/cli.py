@@ -11,7 +11,11 @@ from retrieval_lab.profiles import LANGUAGES, PROFILES, language, say
 
 def main(argv: list[str] | None = None) -> int:
     """Run one sub-command; 0 when all is well, 1 when something was found wrong, 2 when it could not start."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if rest and options.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest
     if options.lang:
         os.environ["RETRIEVAL_LAB_LANG"] = options.lang
     try:
@@ -44,6 +48,64 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--tokenizer", help="count truncated texts with this model's tokenizer")
     doctor.add_argument("--max-length", type=int, help="tokens; needs --tokenizer")
     doctor.set_defaults(run=_doctor)
+
+    distill = commands.add_parser("distill", parents=[both], help="score a training file's texts with a reranker")
+    distill.add_argument("file", help="lines of query, pos and neg; their own scores are not read")
+    distill.add_argument("--teacher", required=True, help="a saved reranker, or a model by alias, hub id or folder")
+    distill.add_argument("--output", default="runs/distill/teacher.jsonl", help="lines of query, pos and pos_scores")
+    distill.add_argument("--temperature", type=float, default=1.0, help="above 1: less extreme scores")
+    distill.add_argument("--student", help="train this encoder on the scores")
+    distill.add_argument("--student-dir", default="runs/distill/student", help="where the student is saved")
+    distill.set_defaults(run=_distill)
+
+    mine = commands.add_parser("mine", parents=[both], help="hard negatives for a training file")
+    mine.add_argument("file", help="lines of query and pos")
+    mine.add_argument("--model", required=True, help="the encoder that finds them, by alias, hub id or folder")
+    mine.add_argument("--corpus", help="a collection's name or folder, or JSON lines with text; default: the file's positives")
+    mine.add_argument("--output", default="runs/mined.jsonl", help="lines of query, pos and neg")
+    mine.add_argument("--neg-nums", type=int, default=4, help="negatives a line")
+    mine.add_argument("--depth", type=int, default=50, help="candidates of each search, BM25 and the model's")
+    mine.add_argument("--percent", type=float, default=0.95, help="largest share of the positive's cosine")
+    mine.set_defaults(run=_mine)
+
+    train = commands.add_parser("train", parents=[both], allow_abbrev=False, help="train a model from a configuration")
+    train.add_argument("--config", help="a YAML file, see configs/; settings that follow, --name value, beat it")
+    train.set_defaults(run=_train)
+
+    runs = commands.add_parser("runs", parents=[both], help="the table of training runs")
+    runs.add_argument("--file", help="default: runs/log.jsonl, or the folder named by RETRIEVAL_LAB_RUNS")
+    runs.set_defaults(run=_runs)
+
+    scale = commands.add_parser("accelerate-config", parents=[both], help="a file for `accelerate launch`")
+    scale.add_argument("--model", required=True, help="alias, hub id or folder: its layer class goes into the file")
+    scale.add_argument("--kind", default="fsdp", help="ddp, fsdp, deepspeed_zero1, deepspeed_zero2 or deepspeed_zero3")
+    scale.add_argument("--num-processes", type=int, default=2, help="GPUs")
+    scale.add_argument("--mixed-precision", default="bf16", choices=["no", "fp16", "bf16"])
+    scale.set_defaults(run=_accelerate_config)
+
+    serve = commands.add_parser("serve", parents=[both], help="a page that answers from documents, with citations")
+    serve.add_argument("--docs", help="file or folder; default: the shipped corpus")
+    serve.add_argument("--model", help="encoder by alias, hub id or folder; default: lesson 01's")
+    serve.add_argument("--reranker", help="by alias, hub id or folder, or none; default: lesson 03's")
+    serve.add_argument("--chat", help="chat model, e.g. smollm2 or openai:NAME; default: answers are quoted")
+    serve.add_argument("--base-url", help="of the chat model's server, e.g. http://localhost:11434/v1")
+    serve.add_argument("--index", default="runs/chroma", help="folder of the index")
+    serve.add_argument("--chroma", help="URL of a Chroma server, instead of a folder")
+    serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens the page to the network, without a password")
+    serve.add_argument("--port", type=int, default=8765)
+    serve.add_argument("--api", action="store_true", help="no page: /embed, /rerank, /search, /v1/embeddings, /metrics")
+    serve.add_argument("--int8", action="store_true", help="with --api: the quantised graphs of exported folders")
+    serve.add_argument("--corpus", help="with --api: what /search looks in, e.g. city_services, or a BEIR folder")
+    serve.add_argument("--batch-tokens", type=int, default=2048, help="with --api: of a padded batch; 1: no batching")
+    serve.set_defaults(run=_serve)
+
+    export = commands.add_parser("export", parents=[both], help="a model as an ONNX graph, checked against torch")
+    export.add_argument("model", help="alias, hub id or folder of an embedding model, ColBERT or cross-encoder")
+    export.add_argument("--to", choices=["onnx"], default="onnx")
+    export.add_argument("--int8", action="store_true", help="also a quantised graph: a quarter of the size")
+    export.add_argument("--output-dir", help="default: runs/onnx/MODEL")
+    export.add_argument("--triton", metavar="DIR", help="also a model repository for Triton")
+    export.set_defaults(run=_export)
 
     check = commands.add_parser("corpus-check", parents=[both], help="is the shipped corpus hard, clean and fair?")
     check.add_argument("--quick", action="store_true", help="text checks and BM25 only: seconds instead of minutes")
@@ -106,6 +168,93 @@ def _doctor(options) -> int:
     diagnosis = doctor.diagnose(options.files, lang=options.lang, **given)
     print(diagnosis)
     return 0 if diagnosis.ok else 1
+
+
+def _mine(options) -> int:
+    from retrieval_lab import mining
+
+    filters = mining.Filters(depth=options.depth, percent=options.percent)
+    more = {"corpus": options.corpus, "filters": filters}
+    n = mining.mine_file(options.file, options.output, options.model, options.neg_nums, **more)
+    print(say(en=f"{n} lines in {options.output}", zh=f"{options.output}：{n} 行"))
+    return 0
+
+
+def _distill(options) -> int:
+    from retrieval_lab import distill
+
+    candidates = distill.from_file(options.file)
+    model, score = distill.teacher(options.teacher)
+    rows = distill.label(model, candidates, score, options.temperature)
+    path = distill.write(rows, options.output)
+    count = sum(len(row["pos"]) for row in rows)
+    print(
+        say(en=f"{count} scores for {len(rows)} queries: {path}", zh=f"{len(rows)} 个查询，共 {count} 个得分：{path}")
+    )
+    if options.student:
+        distill.student(options.student, path).save_pretrained(options.student_dir)
+        print(say(en=f"student: {options.student_dir}", zh=f"学生模型：{options.student_dir}"))
+    return 0
+
+
+def _train(options) -> int:
+    from retrieval_lab import train_command
+    from retrieval_lab.training_config import Config
+
+    settings = train_command.overrides(options.rest)
+    config = Config.read(options.config, **settings) if options.config else Config(**settings)
+    train_command.run(config)
+    if train_command.is_first_process():
+        print(say(en=f"saved: {config.output_dir}/model", zh=f"已保存：{config.output_dir}/model"))
+    return 0
+
+
+def _runs(options) -> int:
+    from retrieval_lab import run_log
+
+    runs = run_log.read(options.file)
+    if not runs:
+        print(say(en="no runs yet", zh="还没有训练记录"))
+        return 0
+    print(run_log.table(runs).to_string(index=False))
+    return 0
+
+
+def _accelerate_config(options) -> int:
+    from retrieval_lab import accelerate_config
+
+    sizes = {"num_processes": options.num_processes, "mixed_precision": options.mixed_precision}
+    print(accelerate_config.for_model(options.model, options.kind, **sizes), end="")
+    return 0
+
+
+def _export(options) -> int:
+    from pathlib import Path
+
+    from retrieval_lab import export, export_card, onnx_models, triton
+
+    folder = Path(options.output_dir or f"runs/onnx/{Path(options.model).name}")
+    export.to_onnx(export_card.load(options.model), folder, options.int8)
+    for int8 in [False, True][: 1 + options.int8]:
+        size = (folder / onnx_models.FILES[int8]).stat().st_size / 1e6
+        print(f"{folder / onnx_models.FILES[int8]}  {size:.0f} MB")
+    if options.triton:
+        print(triton.repository(folder, options.triton, int8=options.int8))
+    return 0
+
+
+def _serve(options) -> int:
+    if options.api:
+        from retrieval_lab import serving_command
+
+        names = ("reranker", "corpus", "int8", "batch_tokens", "host", "port")
+        serving_command.serve(options.model, **{name: getattr(options, name) for name in names})
+        return 0
+    from retrieval_lab import rag_serve
+
+    names = ("docs", "model", "reranker", "chat", "base_url", "index", "chroma", "host", "port")
+    rag_serve.serve(**{name: getattr(options, name) for name in names})
+    return 0
 
 
 def _corpus_check(options) -> int:

@@ -2,22 +2,25 @@
 Taught in lesson 01.
 """
 
+import copy
 from pathlib import Path
 
 import numpy as np
 
-from retrieval_lab import batching, models
+from retrieval_lab import batching, decoders, embedding_recipes, llm_lora, models
 from retrieval_lab.profiles import say
 from retrieval_lab.training import Config, fit
 
 
-def load(name: str | Path, pooling: str | None = None):
+def load(name: str | Path, pooling: str | None = None, *, prompts: dict[str, str] | None = None):
     """A SentenceTransformer by alias, hub id or folder.
 
     Parameters
     ----------
     name : what `models.resolve` takes
-    pooling : "cls", "mean", "lasttoken" ...; needed when the folder is a plain checkpoint that does not say which pooling it was trained with
+    pooling : "cls", "mean", "weightedmean" or "lasttoken"; needed when the folder is a plain checkpoint that does not say which
+        pooling it was trained with. "lasttoken" makes the tokenizer end every text with its end-of-sequence token, cut texts too.
+    prompts : put before texts, e.g. ``{"query": "Instruct: ...\\nQuery: ", "document": ""}``; None: what the model was saved with
 
     Raises
     ------
@@ -31,7 +34,7 @@ def load(name: str | Path, pooling: str | None = None):
 
     folder = models.resolve(name)
     if (folder / "modules.json").is_file():
-        return _with_known_pooling(SentenceTransformer(str(folder)), name, pooling)
+        return _with_known_pooling(SentenceTransformer(str(folder), prompts=prompts), name, pooling)
     if pooling is None:
         raise ValueError(
             say(
@@ -40,7 +43,10 @@ def load(name: str | Path, pooling: str | None = None):
             )
         )
     transformer = modules.Transformer(str(folder))
-    return SentenceTransformer(modules=[transformer, modules.Pooling(transformer.get_embedding_dimension(), pooling)])
+    if pooling == "lasttoken":
+        decoders.append_eos(transformer.tokenizer)
+    layers = [transformer, modules.Pooling(transformer.get_embedding_dimension(), pooling)]
+    return SentenceTransformer(modules=layers, prompts=prompts)
 
 
 def _with_known_pooling(model, name, pooling):
@@ -84,37 +90,102 @@ def encode(model, texts: list[str], kind: str = "document", budget: int = 2048) 
     return vectors
 
 
-def train(model, data, config: Config | None = None):
-    """Fine-tune with in-batch negatives (and the hard negatives of the data), by sentence-transformers' own trainer.
+def train(model, data, config: Config | None = None, *, evaluator=None, teacher_temperature: float = 1.0, weights=None):
+    """Fine-tune by sentence-transformers' own trainer, with the loss that the data's columns call for.
+
+    ======================================  =============================================================================
+    columns, as `formats.read` gives them   loss (``config.loss_type``)
+    ======================================  =============================================================================
+    query, positive[, negative_1, ...]      softmax over all positives and negatives of the batch ("in_batch")
+    query, document, score, group           KL between scores and cosines within each query ("kl"), or "cosent"
+    query, label (a teacher's vector)       cosine, similarity structure and triplets ("teacher")
+    ======================================  =============================================================================
+
+    The model's own prompts are put before queries and documents, as `encode` will do; where rows have a prompt_for_query, that
+    stands in place of the query prompt. Rows that share a text, or one of which holds another answer to the other's query,
+    never meet in a batch with in-batch negatives. With ``config.mrl_dims`` prefixes of the vectors are trained too.
 
     Parameters
     ----------
     model : SentenceTransformer; it is changed in place and returned
-    data : datasets.Dataset with columns ``query, positive[, negative_1, ...]``, as `formats.read` returns
+    data : datasets.Dataset
     config : see `training.Config`; the defaults fit a thousand pairs on a CPU
-
-    The model's own prompts are put before queries and documents, as `encode` will do. Rows that share a text never meet in a
-    batch, batches hold texts of like length.
+    evaluator : a sentence-transformers evaluator
+    teacher_temperature : of the scores, see `losses.grouped_kl`
+    weights : of the distillation terms, see `losses.TeacherVectors`
 
     Raises
     ------
     ValueError
-        If the columns are not those above or there are no rows.
+        If the data have no rows or other columns than the loss needs, or could teach nothing; see `embedding_recipes.recipe`.
 
-    Source: Henderson et al. 2017, section 4 (in-batch negatives); Karpukhin et al. 2020, section 3.2; lesson 01.
+    Source: Henderson et al. 2017, section 4 (in-batch negatives); Karpukhin et al. 2020, section 3.2; lessons 01 and 01b.
     """
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from transformers import set_seed
 
     config = config or Config()
-    columns = batching.checked_columns(data)
-    loss = MultipleNegativesRankingLoss(model, scale=1 / config.temperature)
-    with config.applied_to(model):  # lengths are counted after truncation
-        sampler = batching.sampler(model, data, columns)
-    return fit(
-        model,
-        data.select_columns(columns),
-        loss,
-        config,
-        prompts=batching.prompts(model, columns),
-        batch_sampler=sampler,
-    )
+    parts = embedding_recipes.recipe(model, data, config, teacher_temperature=teacher_temperature, weights=weights)
+    if config.use_lora and not llm_lora.has_adapter(model):
+        set_seed(config.seed)  # the adapters' first weights are drawn
+        llm_lora.add(model, config)
+    given = {"prompts": parts.prompts, "batch_sampler": parts.sampler}
+    return fit(model, parts.rows, parts.loss, config, evaluator=evaluator, **given)
+
+
+def average(models: list, weights: list[float] | None = None):
+    """A new model whose weights are a mean of several models' weights, all descended from one.
+
+    Half original and half fine-tuned keeps most of what fine-tuning gained and of what it would have forgotten. The library's
+    ``SentenceTransformer.merge`` has further methods and needs the package mergekit.
+
+    Parameters
+    ----------
+    models : SentenceTransformers of one architecture; unchanged
+    weights : one a model, adding up to 1; None: equal
+
+    Raises
+    ------
+    ValueError
+        If there are no two models, the weights do not fit or do not add up to 1, or a layer is missing or of another shape.
+
+    Source: Wortsman et al. 2022 (WiSE-FT), section 3; lesson 01b.
+
+    >>> from retrieval_lab import tiny
+    >>> one, two = tiny.encoder(seed=0), tiny.encoder(seed=1)
+    >>> half = average([one, two])
+    >>> name = "0.model.embeddings.word_embeddings.weight"
+    >>> bool((half.state_dict()[name] == (one.state_dict()[name] + two.state_dict()[name]) / 2).all())
+    True
+    """
+    import torch
+
+    weights = weights or [1 / len(models)] * len(models)
+    states = [model.state_dict() for model in models]
+    _check_average(states, weights)
+    mean = copy.deepcopy(models[0])
+    for name, tensor in mean.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(
+                sum(w * state[name].double() for w, state in zip(weights, states, strict=True)).to(torch.float32)
+            )
+    return mean.eval()
+
+
+def _check_average(states: list[dict], weights: list[float]) -> None:
+    if len(states) < 2 or len(weights) != len(states) or abs(sum(weights) - 1) > 1e-6:
+        raise ValueError(
+            say(
+                en=f"{len(states)} models with weights {weights}; give two models or more and as many weights that add up to 1",
+                zh=f"{len(states)} 个模型，权重 {weights}；至少给两个模型，权重个数相同且和为 1",
+            )
+        )
+    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in states]
+    for shape in shapes[1:]:
+        if differing := [name for name in shapes[0] | shape if shapes[0].get(name) != shape.get(name)]:
+            name = differing[0]
+            raise ValueError(
+                say(
+                    en=f"{name} has shape {shapes[0].get(name)} in the first model and {shape.get(name)} in another; average only models that started from the same one",
+                    zh=f"{name} 的形状在第一个模型里是 {shapes[0].get(name)}，在另一个里是 {shape.get(name)}；只能平均同源的模型",
+                )
+            )

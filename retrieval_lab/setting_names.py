@@ -23,6 +23,7 @@ ALIASES = {
     "query_instruction": "query_prompt",
     "document_instruction": "document_prompt",
     "lora_rank": "lora_r",
+    "negatives_x_device": "negatives_cross_device",
     "resume": "resume_from_checkpoint",
 }
 

@@ -97,6 +97,58 @@ def causal_lm(architecture: str = "llama", seed: int = 0):
         return AutoModelForCausalLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
 
 
+CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+def chat_tokenizer(chat_template: str | None = CHATML, pad: str = "<|endoftext|>", bos: bool = False):
+    """A byte-level tokenizer as causal models have it: any text survives, Yes, No, 是 and 否 are one token each.
+
+    Parameters
+    ----------
+    chat_template : None for a model without one
+    pad : its padding token; "<|im_end|>", which ends a turn, is what many models pad with
+    bos : put "<|im_start|>" before each text
+
+    >>> chat_tokenizer().tokenize("Yes 否")
+    ['Yes', 'Ġ', 'åĲ¦']
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    fast = Tokenizer(models.BPE())
+    fast.pre_tokenizer, fast.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words = ["Yes", "No", "yes", "no", "是", "否", "Query", "Document", "Does", "the", "answer", "Say", "or", "Yes:"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    fast.train_from_iterator([*words, " Yes", " No"] * 9, trainer)
+    if bos:
+        fast.post_processor = processors.TemplateProcessing(
+            single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+        )
+    tokens = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>", "pad_token": pad}
+    return PreTrainedTokenizerFast(tokenizer_object=fast, chat_template=chat_template, **tokens)
+
+
+def chat_folder(architecture: str, path: str | Path, text=None, seed: int = 0) -> Path:
+    """Write a random causal model of 1,024 positions with a `chat_tokenizer`, or the tokenizer given as ``text``."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    text = chat_tokenizer() if text is None else text
+    sizes = _SIZES | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 1024}
+    tokens = {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": None}
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(architecture, vocab_size=len(text), initializer_range=0.2, **tokens, **sizes)
+    model = AutoModelForCausalLM.from_config(config)
+    model.config.pad_token_id = text.pad_token_id  # not before: the padding's row would start as zeros
+    model.save_pretrained(path)
+    text.save_pretrained(path)
+    return Path(path)
+
+
 def multi_vector_encoder(seed: int = 0):
     """A random ColBERT-like MultiVectorEncoder."""
     from sentence_transformers import MultiVectorEncoder

@@ -5,7 +5,10 @@ Taught in lesson 01 (the call) and lesson 07.
 import json
 from pathlib import Path
 
-from retrieval_lab import checkpoints, run_log, training_doctor
+from sentence_transformers.util.distributed import get_rank, get_world_size
+
+from retrieval_lab import checkpoints, evaluators, run_log, training_doctor
+from retrieval_lab.profiles import say
 from retrieval_lab.training_config import Config
 from retrieval_lab.training_faq import TrainingError
 
@@ -25,7 +28,8 @@ def fit(model, data, loss, config: Config, *, evaluator=None, callbacks=(), **ar
     data : datasets.Dataset with the columns that the loss wants, in its order
     loss : a loss object of the model's family
     config : what to train with
-    evaluator : a sentence-transformers evaluator, run in eval mode before the first step and after each epoch
+    evaluator : a sentence-transformers evaluator, run in eval mode before the first step and after each epoch; None makes one of
+        ``config.val_dataset``, if that is set
     callbacks : further ``transformers.TrainerCallback`` objects
     arguments : further training arguments of the library, e.g. ``prompts`` or ``batch_sampler``
 
@@ -39,24 +43,31 @@ def fit(model, data, loss, config: Config, *, evaluator=None, callbacks=(), **ar
     Source: lesson 07.
     """
     doctor = training_doctor.Doctor(model, data, loss)
+    evaluator = evaluator or _evaluator(model, config)
+    _lend_negatives(loss, config)
     run = run_log.Run(model, data, loss, config)
     last = checkpoints.start(config, run.data_hash)
     own = checkpoints.OwnCheckpoints(config)
-    with config.applied_to(model), run.measured():
+    with config.applied_to(model), run.measured(), doctor.watching():
         before = evaluator(model.eval()) if evaluator else None
         evaluation = _evaluation(config, evaluator, before)
-        args = _trainer_class(model).training_args_class(**(config.arguments() | evaluation | arguments))
-        trainer = _trainer_class(model)(model=model, args=args, train_dataset=data, loss=loss, evaluator=evaluator)
+        arguments = config.arguments() | evaluation | _tasks(model, data) | arguments
+        trainer_class = checkpoints.one_writer(_trainer_class(model))
+        args = trainer_class.training_args_class(**arguments)
+        trainer = trainer_class(model=model, args=args, train_dataset=data, loss=loss, evaluator=evaluator)
         for callback in [_redraw(data), own, doctor, _early_stopping(config, evaluator), *callbacks]:
             trainer.add_callback(callback) if callback else None
         trainer.train(resume_from_checkpoint=last)
     doctor.compare(before, trainer)
     model.lab_card = run.finish(trainer, before, doctor.findings)
+    model.sharded_by = trainer if trainer.is_fsdp_enabled else None
     return model.eval()
 
 
 def save(model, folder: str | Path) -> None:
     """Save a model for plain sentence-transformers, and beside it ``lab_card.json``: base model, data, configuration, metrics.
+
+    Under several processes all of them call this and one writes.
 
     Raises
     ------
@@ -64,21 +75,61 @@ def save(model, folder: str | Path) -> None:
         If the model was not trained by `fit`; then ``model.save_pretrained`` is all there is to do.
     """
     card = model.lab_card
-    model.save_pretrained(str(folder))
-    text = json.dumps(card, indent=1, ensure_ascii=False)
-    Path(folder, "lab_card.json").write_text(text, encoding="utf-8")
+    if model.sharded_by:  # the processes gather the weights together
+        model.sharded_by.save_model(str(folder))
+    if get_rank() == 0:
+        if not model.sharded_by:
+            model.save_pretrained(str(folder))
+        text = json.dumps(card, indent=1, ensure_ascii=False)
+        Path(folder, "lab_card.json").write_text(text, encoding="utf-8")
+
+
+def _evaluator(model, config: Config):
+    if config.val_dataset is None:
+        return None
+    return evaluators.from_file(model, config.val_dataset, min_label=config.min_label, max_label=config.max_label)
+
+
+def _lend_negatives(loss, config: Config) -> None:
+    """Under several processes: the documents of all of them are negatives for each query."""
+    inner = training_doctor.inner(loss)
+    if hasattr(inner, "gather_across_devices") and get_world_size() > 1:
+        inner.gather_across_devices = config.negatives_cross_device
+
+
+def _tasks(model, data) -> dict:
+    """Which columns are queries and which documents, for a model that cuts the two at different lengths."""
+    from sentence_transformers import SentenceTransformerTrainer
+
+    lengths = [getattr(model[0], name, None) for name in ("query_length", "document_length")]
+    if lengths == [None, None] or _trainer_class(model) is not SentenceTransformerTrainer:  # the others go by position
+        return {}
+    texts = [name for name in training_doctor.columns(data) if name not in training_doctor.LABELS]
+    return {"router_mapping": {name: "query" if name == "query" else "document" for name in texts}}
 
 
 def _evaluation(config: Config, evaluator, before: dict | None) -> dict:
     """The trainer's arguments that evaluate and keep the best weights; checkpoints come with each evaluation."""
     if evaluator is None or config.eval_strategy == "no":
         return {}
-    steps = (
-        {"eval_steps": config.eval_steps, "save_steps": config.eval_steps} if config.eval_strategy == "steps" else {}
-    )
+    if config.save_strategy not in ("no", config.eval_strategy):
+        raise ValueError(
+            say(
+                en=f"save_strategy={config.save_strategy!r} with eval_strategy={config.eval_strategy!r}: the best weights can only be kept where both are the same",
+                zh=f"save_strategy={config.save_strategy!r} 而 eval_strategy={config.eval_strategy!r}：两者相同才能留下最好的权重",
+            )
+        )
+    every = config.eval_steps or config.save_steps
+    steps = {"eval_steps": every, "save_steps": every} if config.eval_strategy == "steps" else {}
     metric = config.metric_for_best_model or evaluator.primary_metric
     if metric not in before:
-        raise ValueError(f"metric_for_best_model={metric!r} is not among {', '.join(before)}")
+        among = ", ".join(before)
+        raise ValueError(
+            say(
+                en=f"metric_for_best_model={metric!r} is not among {among}",
+                zh=f"metric_for_best_model={metric!r} 不在这些指标里：{among}",
+            )
+        )
     best = {
         "load_best_model_at_end": True,
         "metric_for_best_model": metric,
@@ -90,9 +141,8 @@ def _evaluation(config: Config, evaluator, before: dict | None) -> dict:
 def _early_stopping(config: Config, evaluator):
     from transformers import EarlyStoppingCallback
 
-    return (
-        EarlyStoppingCallback(config.early_stopping_patience) if evaluator and config.early_stopping_patience else None
-    )
+    patience = config.early_stopping_patience
+    return EarlyStoppingCallback(patience) if evaluator and patience else None
 
 
 def _redraw(data):

@@ -67,7 +67,8 @@ class Config(BaseModel):
     loss_type: str | None = None  # a family's own names; None: its default
     temperature: Positive = 0.05  # of the softmax over the batch: SimCSE, section 3; smaller is steeper, E5 wants 0.02
     use_inbatch_neg: bool = True
-    use_mrl: bool = False
+    negatives_cross_device: bool = True  # under several processes, their batches lend each other negatives
+    use_mrl: bool | None = None  # None: where mrl_dims is given
     mrl_dims: Dims = None
     num_labels: Count = 1
 
@@ -119,6 +120,8 @@ class Config(BaseModel):
                     zh="use_mrl 需要同时给出 mrl_dims，例如 64, 128, 384",
                 )
             )
+        if self.use_mrl is False:
+            self.__dict__["mrl_dims"] = None  # a frozen model has no other way
         return self
 
     @classmethod

@@ -2,9 +2,11 @@
 Taught in lesson 07.
 """
 
+import contextlib
 from collections import Counter
 
 import torch
+from sentence_transformers.util.distributed import get_rank, get_world_size
 from transformers import TrainerCallback
 
 from retrieval_lab.profiles import say
@@ -47,14 +49,13 @@ class Doctor(TrainerCallback):
 
     def examine(self, data) -> None:
         """What can be seen before the first step."""
-        name, columns = type(_inner(self.loss)).__name__, _columns(data)
-        texts = [column for column in columns if column not in LABELS | {"group"}]
-        if name in RANKING and (wrong := _wrong_for_ranking(columns, texts)):
+        name, shown = type(inner(self.loss)).__name__, columns(data)
+        if name in RANKING and (wrong := _wrong_for_ranking(shown)):
             raise ValueError(f"{name}: {wrong}\n{FAQ['columns'].text()}")
-        if name in LABELLED and not LABELS & set(columns):
-            missing = say(en=f"needs a label column, got {columns}", zh=f"需要标签列，现有的列是 {columns}")
+        if name in LABELLED and not LABELS & set(shown):
+            missing = say(en=f"needs a label column, got {shown}", zh=f"需要标签列，现有的列是 {shown}")
             raise ValueError(f"{name}: {missing}\n{FAQ['columns'].text()}")
-        if "group" in columns and max(Counter(data["group"]).values()) == 1:
+        if "group" in shown and max(Counter(data["group"]).values()) == 1:
             self.report("one_row")
         if any(p.requires_grad and p.dtype in (torch.float16, torch.bfloat16) for p in self.model.parameters()):
             self.report("half_precision")
@@ -63,24 +64,24 @@ class Doctor(TrainerCallback):
         """Print the entry, once a run."""
         if code not in self.findings:
             self.findings.append(code)
-            if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            if get_rank() == 0:
                 print(f"[{say(en='training doctor', zh='训练医生')}] {FAQ[code].text()}", flush=True)
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.hooks = [
-            self.loss.register_forward_hook(self._saw_loss),
-            self.model.register_forward_hook(self._saw_output),
-        ]
-
-    def on_train_end(self, args, state, control, **kwargs):
-        for hook in self.hooks:
-            hook.remove()
+    @contextlib.contextmanager
+    def watching(self):
+        """Look at what loss and model return, until the end or an error."""
+        hooks = [self.loss.register_forward_hook(self._saw_loss), self.model.register_forward_hook(self._saw_output)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _saw_loss(self, loss, inputs, value):
         if loss.training and isinstance(value, torch.Tensor):
             self.values.append(value.detach().float().item())
-            rows, columns = _size(inputs[0])
-            if rows == 1 and columns == 2 and type(_inner(loss)).__name__ in RANKING:
+            rows, n_columns = _size(inputs[0])
+            if rows * get_world_size() == 1 and n_columns == 2 and type(inner(loss)).__name__ in RANKING:
                 self.streaks["one_row"] += 1
                 self.report("one_row")
 
@@ -120,27 +121,28 @@ class Doctor(TrainerCallback):
             self.report("worse") if gain < 0 else None
 
 
-def _inner(loss):
+def inner(loss):
     """The loss inside a wrapper such as MatryoshkaLoss."""
     while isinstance(getattr(loss, "loss", None), torch.nn.Module):
         loss = loss.loss
     return loss
 
 
-def _columns(data) -> list[str]:
+def columns(data) -> list[str]:
     """The columns as the trainer sees them, drawn negatives included."""
     return list(data[0]) if len(data) else data.column_names
 
 
-def _wrong_for_ranking(columns: list[str], texts: list[str]) -> str | None:
-    if LABELS & set(columns):
-        return say(en=f"ignores the label of {columns}", zh=f"会忽略这些列里的标签：{columns}")
+def _wrong_for_ranking(shown: list[str]) -> str | None:
+    if LABELS & set(shown):
+        return say(en=f"ignores the label of {shown}", zh=f"会忽略这些列里的标签：{shown}")
     places = {"query": 0, "anchor": 0, "question": 0, "positive": 1, "answer": 1}
-    for column, place in places.items():
-        if column in texts and texts.index(column) != place:
+    for name, place in places.items():
+        if name in shown and shown.index(name) != place:
+            found = shown.index(name) + 1
             return say(
-                en=f"{column} is column {texts.index(column) + 1} of {texts}, not {place + 1}",
-                zh=f"{column} 是 {texts} 的第 {texts.index(column) + 1} 列，应为第 {place + 1} 列",
+                en=f"{name} is column {found} of {shown}, not {place + 1}",
+                zh=f"{name} 是 {shown} 的第 {found} 列，应为第 {place + 1} 列",
             )
     return None
 
@@ -149,7 +151,7 @@ def _size(inputs) -> tuple[int, int]:
     """(rows, text columns) of what a loss gets: features of bi-encoders, lists of texts of cross-encoders."""
     first = inputs[0]
     rows = (
-        next(len(value) for value in first.values() if hasattr(value, "__len__"))
+        next(len(value) for value in first.values() if hasattr(value, "shape"))
         if isinstance(first, dict)
         else len(first)
     )

@@ -37,10 +37,10 @@ FAQ = {
     "gradient_nan": Entry(
         {"en": "The loss or grad_norm is NaN or infinite", "zh": "损失或 grad_norm 是 NaN 或无穷大"},
         {
-            "en": "Training stops here, because one such step makes every weight NaN. Usual causes: weights in fp16, where Adam's epsilon of 1e-8 is rounded to 0 and it divides 0 by 0; scores over 65504 in fp16; a zero vector that is normalised; labels that are NaN. Load the model in fp32 and set `mixed_precision` instead.",
-            "zh": "训练到此停止：这样的一步会让所有权重都变成 NaN。常见原因：权重是 fp16，Adam 的 epsilon 1e-8 舍入成 0，于是 0 除以 0；fp16 下得分超过 65504；对零向量做归一化；标签里有 NaN。用 fp32 加载模型，改设 `mixed_precision`。",
+            "en": "Training stops here, because one such step makes every weight NaN. Usual causes: weights in fp16, because Adam then keeps its moments in fp16 too, where the square of a gradient below 5e-3 is 0: the step becomes thousands of times too large, or 0 / 0; scores over 65504 in fp16; labels that are NaN. Load the model in fp32 and set `mixed_precision` instead.",
+            "zh": "训练到此停止：这样的一步会让所有权重都变成 NaN。常见原因：权重是 fp16，这时 Adam 的动量也存成 fp16，小于 5e-3 的梯度平方后变成 0，一步就会大上几千倍，或者出现 0 除以 0；fp16 下得分超过 65504；标签里有 NaN。用 fp32 加载模型，改设 `mixed_precision`。",
         },
-        ("test_adam_on_fp16_weights_divides_zero_by_zero", "test_nan_stops_training_before_the_weights_change"),
+        ("test_adam_on_fp16_weights_breaks", "test_nan_stops_training_before_the_weights_change"),
     ),
     "half_precision": Entry(
         {"en": "The weights that are trained are in fp16 or bf16", "zh": "被训练的权重是 fp16 或 bf16"},
@@ -103,10 +103,10 @@ FAQ = {
     "colbert_fp16": Entry(
         {"en": "How is the ColBERT part of BAAI/bge-m3 fine-tuned?", "zh": "怎样微调 BAAI/bge-m3 的 ColBERT 部分？"},
         {
-            "en": "As any other: `model_type: colbert`. Its weights have to be in fp32 while they are trained (fp16 makes them NaN, see above); `mixed_precision` may be on, and for search fp16 is fine. Take a smaller learning rate, about 1e-5: MaxSim adds up one cosine per query token, so its scores, and with the same temperature its gradients, are many times those of a single vector.",
-            "zh": "和别的模型一样：`model_type: colbert`。训练时权重要用 fp32（用 fp16 会变成 NaN，见上）；可以开 `mixed_precision`，检索时用 fp16 也没问题。学习率要小一些，约 1e-5：MaxSim 把每个查询词元的余弦加起来，得分是单向量的很多倍，温度相同时梯度也是。",
+            "en": "As any other: `model_type: colbert`. Its weights have to be in fp32 while they are trained (in fp16 Adam breaks them, see above); `mixed_precision` may be on, and for search fp16 is fine. The advice to take a smaller learning rate has a reason: MaxSim adds up one cosine per query token, so its scores, and with the same temperature its gradients, are as many times larger. `colbert.train` divides by the number of query tokens, so temperature and learning rate mean what they mean for one vector; for a model as large and as well trained as bge-m3 start with 1e-5.",
+            "zh": "和别的模型一样：`model_type: colbert`。训练时权重要用 fp32（用 fp16 时 Adam 会把它们弄坏，见上）；可以开 `mixed_precision`，检索时用 fp16 也没问题。建议把学习率调小，是有原因的：MaxSim 把每个查询词元的余弦加起来，有多少个词元，得分就大多少倍，温度相同时梯度也是。`colbert.train` 会除以查询的词元数，所以温度和学习率的含义与单向量时相同；像 bge-m3 这样大而且训练充分的模型，从 1e-5 开始。",
         },
-        ("test_adam_on_fp16_weights_divides_zero_by_zero", "test_maxsim_gradient_grows_with_the_query"),
+        ("test_adam_on_fp16_weights_breaks", "test_maxsim_gradient_grows_with_the_query"),
     ),
 }
 

@@ -33,12 +33,13 @@ def test_no_texts_no_batches():
     assert token_budget([]) == []
 
 
-def sampler(n=100, batch_size=8, drop_last=False, texts=None, seed=0, window=8, lengths=None):
+def sampler(n=100, batch_size=8, drop_last=False, texts=None, seed=0, window=8, lengths=None, world_size=1):
     rng = random.Random(99)
     lengths = lengths or [rng.randint(5, 200) for _ in range(n)]
     texts = texts or [{f"q{i}", f"p{i}"} for i in range(n)]
     data = Dataset.from_dict({"query": [""] * n})
-    return BucketBatchSampler(data, batch_size, drop_last, lengths=lengths, texts=texts, seed=seed, window=window)
+    options = {"lengths": lengths, "texts": texts, "seed": seed, "window": window, "world_size": world_size}
+    return BucketBatchSampler(data, batch_size, drop_last, **options)
 
 
 def crowded(n: int, seed: int = 1) -> list[set]:
@@ -110,3 +111,40 @@ def test_long_and_short_batches_are_mixed():
     one = sampler(64, 8, lengths=list(range(1, 65)))
     first = [one.lengths[batch[0]] for batch in one]
     assert first not in (sorted(first), sorted(first, reverse=True))
+
+
+@pytest.mark.parametrize("n", [17, 33, 97])
+def test_row_that_is_left_over_gets_a_second_one(n):
+    """Alone it would have no negative, and its step would teach nothing."""
+    batches = list(sampler(n, 16))
+    assert min(map(len, batches)) == 2 and sum(map(len, batches)) == n
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_epoch_has_the_promised_number_of_batches(seed):
+    """The trainer counts them once; a surplus would never be reached, a lack would cut the last step off."""
+    texts = crowded(120, seed)
+    one = sampler(120, 16, texts=texts, seed=seed)
+    for epoch in range(8):
+        one.set_epoch(epoch)
+        batches = list(one)
+        assert len(batches) == len(one)
+        assert sorted(i for batch in batches for i in batch) == list(range(120))
+        assert all(max(Counter(text for i in batch for text in texts[i]).values()) == 1 for batch in batches)
+
+
+@pytest.mark.parametrize("n, world_size", [(48, 2), (53, 2), (50, 4)])
+def test_processes_share_the_batches_that_one_process_would_make(n, world_size):
+    """Same rows a step, equally many in each process, and no text twice over all of them."""
+    texts = crowded(n)
+    many, one = sampler(n, 4, texts=texts, world_size=world_size), sampler(n, 4 * world_size, texts=texts)
+    pieces = list(many)
+    joint = [pieces[i : i + world_size] for i in range(0, len(pieces), world_size)]
+    assert len(pieces) == len(many)
+    for parts in joint:
+        assert len({len(part) for part in parts}) == 1
+        rows = [i for part in parts for i in part]
+        assert max(Counter(text for i in rows for text in texts[i]).values()) == 1
+    if n % (4 * world_size) == 0 and min(map(len, one)) == 4 * world_size:
+        assert [sorted(i for part in parts for i in part) for parts in joint] == [sorted(batch) for batch in one]
+    assert n - sum(map(len, pieces)) <= len(joint) * (world_size - 1)

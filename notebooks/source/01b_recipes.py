@@ -1,0 +1,477 @@
+# %% [markdown] slug="objectives" lang="en"
+# In this lesson you run the common recipes for an embedding model as experiments. You
+#
+# * see what the temperature does to the gradient;
+# * compare random, given and mined negatives, and catch a false negative;
+# * train vectors that can be cut short, and measure what cutting costs;
+# * learn from scores and from a teacher's vectors instead of labels;
+# * measure what fine-tuning forgets, and win some of it back by averaging;
+# * search passages of one language with questions of the other.
+# %% [markdown] slug="objectives" lang="zh" of="51b7f338"
+# 这一课把向量模型常用的训练办法逐个做成实验。你会
+#
+# * 看清温度怎样影响梯度；
+# * 比较随机的、现成的和挖掘出来的负例，并抓住一个假负例；
+# * 训练可以截断的向量，量一量截断的代价；
+# * 不用标注，改从打分和教师模型的向量中学习；
+# * 测出微调忘掉了什么，再用模型平均找回一部分；
+# * 用一种语言的问题检索另一种语言的文档。
+# %% [markdown] slug="small" lang="en"
+# To fit many runs into minutes, each trains on a sample of the questions and searches only the test families' passages: an
+# easier search, so compare these numbers with each other alone. `benchmarks/recipes.md` has more questions and the whole corpus.
+# %% [markdown] slug="small" lang="zh" of="a7ffcaa2"
+# 要在几分钟里跑完许多次训练，所以每次只用一部分问题来训练，检索时也只用测试家族的文档。
+# 文档少，检索就容易：这里的数只能互相比较，不要与第 01 课比。用更多问题、在整个语料库上的结果见 `benchmarks/recipes.md`。
+# %% slug="collection"
+from dataclasses import replace
+
+from retrieval_lab import corpora, demo, embedding, profiles
+
+profile = profiles.current()
+whole = corpora.load("city_services", lang=LANG)
+families = {query_id.split(".")[0] for query_id in whole.queries}
+near = {d: text for d, text in whole.corpus.items() if d.split(".")[0] in families}
+city = replace(whole, corpus=near).sample(profile.n_queries)
+n_rows = {"smoke": 16, "fast": 128, "full": 840}[profile.name]
+rows = demo.training_data(LANG).shuffle(seed=0).select(range(n_rows))
+city, rows
+# %% slug="settings"
+from retrieval_lab import search
+from retrieval_lab.training import Config
+
+
+def config(**changes):
+    plain = {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+        "max_seq_length": profile.max_seq_length,
+        "temperature": profile.temperature(LANG),
+    }
+    return Config(**(plain | changes))
+
+
+def start():
+    return embedding.load(profile.encoder(LANG))
+
+
+original = search.Dense(start(), city, "original")
+original.vectors.shape
+# %% [markdown] slug="temperature" lang="en"
+# ## Temperature decides who is listened to
+#
+# In the in-batch loss, the gradient on the cosine with document $j$ is its share of the softmax divided by the temperature,
+# $p_j / \tau$; on the answer it is $(p_1 - 1) / \tau$. Write it, with the answer first.
+# %% [markdown] slug="temperature" lang="zh" of="d90f57b3"
+# ## 温度决定听谁的
+#
+# 在批内负例的损失里，与第 $j$ 篇文档的余弦所受的梯度，是它在 softmax 中的份额除以温度，即 $p_j / \tau$；
+# 答案所受的梯度是 $(p_1 - 1) / \tau$。把它写出来，答案排在第一个。
+# %% slug="ex-pull" tags=["exercise"]
+import torch
+
+
+def pull(cosines, temperature):  # (n,), the answer first
+    share = torch.softmax(cosines / temperature, dim=0)  # solution: the shares
+    answer = torch.zeros(len(cosines))
+    answer[0] = 1
+    return (share - answer) / temperature  # solution
+
+
+# %% slug="check-pull" tags=["check"]
+from retrieval_lab.course import check
+
+check("pull", lambda: pull(torch.tensor([1.0, 0.0]), 1.0), [-0.2689414, 0.2689414])
+# %% [markdown] slug="pull-hand" lang="en"
+# By hand: $e / (e + 1) = 0.731$ and $0.269$. Now a real question with its answer and the nearest passages that were not judged
+# relevant. PyTorch's own gradient agrees:
+# %% [markdown] slug="pull-hand" lang="zh" of="e8ff84fb"
+# 手算：$e / (e + 1) = 0.731$，另一个是 $0.269$。再取一个真实的问题、它的答案和最接近的几篇无关文档，结果与 PyTorch 自己求的梯度一致：
+# %% slug="pull-real"
+asked, text = next(iter(city.queries.items()))
+ranked = original.search({asked: text}, len(city.corpus))[asked]
+answer = max(city.qrels[asked], key=city.qrels[asked].get)
+wrong = [cosine for doc_id, cosine in ranked.items() if doc_id not in city.qrels[asked]]
+cosines = torch.tensor([ranked[answer], *wrong[:15]], requires_grad=True)
+loss = -(cosines / 0.05).log_softmax(0)[0]
+(gradient,) = torch.autograd.grad(loss, cosines)
+by_formula = gradient.detach()
+check("autograd", lambda: pull(cosines.detach(), 0.05), by_formula, tolerance=1e-4)
+# %% slug="plot-pull"
+import matplotlib.pyplot as plt
+
+from retrieval_lab import plots
+
+figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
+for colour, tau in zip(plots.COLOURS.values(), [0.5, 0.1, 0.05, 0.01], strict=False):
+    share = torch.softmax(cosines.detach()[1:] / tau, dim=0)
+    ax.plot(range(1, 16), share, "o-", color=colour, ms=3)
+    ax.annotate(f"τ = {tau}", (1, share[0]), xytext=(5, 0), textcoords="offset points")
+ax.set_xlabel(plots.label(en="negatives, nearest first", zh="负例，从近到远"))
+ax.set_ylabel(plots.label(en="share of the gradient", zh="在梯度中的份额"))
+en = "A low temperature listens to the nearest negative"
+ax = ax.set_title(plots.label(en=en, zh="温度低，只听最近的负例"))
+# %% [markdown] slug="read-pull" lang="en"
+# At 0.5 all negatives weigh about the same; at 0.01 the nearest one takes nearly everything. A low temperature therefore
+# learns from hard negatives, and learns the most from a **false** one, an answer that nobody labelled. E5's cosines lie close
+# together, which is why it needs the lower temperature.
+#
+# Alt text: four falling curves, the steeper the lower the temperature.
+# %% [markdown] slug="read-pull" lang="zh" of="c519d986"
+# 温度是 0.5 时，各个负例的份量差不多；到 0.01，最近的那个几乎占去全部。
+# 所以温度低时，模型主要从难负例中学，而**假负例**，也就是没有标注出来的答案，影响也最大。
+# E5 的余弦挤在一个很窄的范围里，因此要用更低的温度。
+#
+# 图示：四条下降的曲线，温度越低越陡。
+
+
+# %% [markdown] slug="negatives" lang="en"
+# ## Which negatives?
+#
+# Mining looks for passages near the question that do not answer it: the best of BM25 and of the model itself. What if nobody
+# had told us which passages also answer? First mine carelessly: only each row's own positive is known, and nothing is filtered.
+# %% [markdown] slug="negatives" lang="zh" of="99cbace8"
+# ## 用哪些负例？
+#
+# 负例挖掘（negative mining）寻找离问题很近却答不了的文档：取 BM25 和模型自己排在最前面的。
+# 如果没有人告诉我们还有哪些文档也能回答呢？先草率地挖一次：只知道每行自己的正例，什么也不过滤。
+# %% slug="careless"
+from retrieval_lab import mining
+
+train = corpora.load("city_services", lang=LANG, split="train")
+owned = {query_id.split(".")[0] for query_id in train.queries}
+passages = [text for d, text in train.corpus.items() if d.split(".")[0] in owned]
+pairs = rows.select_columns(["query", "positive"])
+unfiltered = mining.Filters(percent=None)
+careless = mining.mine_hard_negatives(start(), pairs, passages, filters=unfiltered)
+known = mining.answers(train)
+false = [row for row in careless if row["negative_1"] in known[row["query"]]]
+f"{len(false)} / {len(careless)}"
+# %% slug="false-negative"
+example = false[0] if false else careless[0]
+for name, value in example.items():
+    print(f"{name}: {value[:160]}\n")
+
+
+# %% [markdown] slug="read-false" lang="en"
+# So many "negatives" answer the question at least in part, the judgements say. Read the example: training would push the question
+# away from that passage. Real collections have few judgements, so filters have to guess. A common one drops every candidate whose
+# cosine comes within 5 % of the positive's.
+# %% [markdown] slug="read-false" lang="zh" of="e92750dd"
+# 按照标注，有这么多“负例”至少答得了一部分。读一读上面的例子：照这样训练，问题会被推离这篇文档。
+# 真实的数据集标注很少，只能靠过滤来猜。常用的一种：余弦达到正例的 95 % 以上的候选，一律不要。
+# %% slug="ex-allowed" tags=["exercise"]
+def allowed(cosines, positive, percent=0.95):  # which may become negatives
+    return [c for c in cosines if c <= percent * positive]  # solution
+
+
+# %% slug="check-allowed" tags=["check"]
+check("allowed", lambda: allowed([0.79, 0.77, 0.5], positive=0.8), [0.5])
+# %% [markdown] slug="careful-text" lang="en"
+# $0.95 \times 0.8 = 0.76$, so 0.79 and 0.77 are too close for comfort. The package's filter gives the same limit. Now mine with care:
+# the filter, and the judged answers ruled out. A `judge`, for example a cross-encoder, could look at what is left.
+# %% [markdown] slug="careful-text" lang="zh" of="b5d2f979"
+# $0.95 \times 0.8 = 0.76$，所以 0.79 和 0.77 都太近了。包里的过滤器给出同样的界限。
+# 再仔细地挖一次：加上过滤，并排除标注为答案的文档。剩下的还可以交给 `judge` 再看一遍，例如一个交叉编码器。
+# %% slug="careful"
+assert abs(mining.Filters().limit(0.8) - 0.76) < 1e-9
+careful = mining.mine_hard_negatives(start(), pairs, passages, known=known)
+still = sum(row["negative_1"] in known[row["query"]] for row in careful)
+f"{still} / {len(careful)}"
+# %% slug="train-negatives"
+choices = {"in-batch only": pairs, "given": rows, "mined": careful}
+models = {n: embedding.train(start(), data, config()) for n, data in choices.items()}
+len(models)
+# %% slug="table-negatives"
+from retrieval_lab import experiment
+
+systems = [search.Dense(model, city, name) for name, model in models.items()]
+table = experiment.compare([original, *systems], city)
+experiment.show(table)
+# %% [markdown] slug="read-negatives" lang="en"
+# *In-batch only* has random negatives, *given* the near-twins that come with the training file, *mined* what you found. Every row is
+# compared with *original*. Where intervals overlap widely, this many questions cannot tell the choices apart; say so,
+# rather than crowning the highest number.
+# %% [markdown] slug="read-negatives" lang="zh" of="bc1d49cc"
+# *in-batch only* 的负例是随机的，*given* 是训练文件自带的近似文档，*mined* 是你挖出来的。每一行都与 *original* 比较。
+# 如果几行的置信区间大幅重叠，这么多问题还分不出高下；那就照实说，不要硬挑一个最大的数。
+# %% [markdown] slug="mrl" lang="en"
+# ## Vectors that can be cut
+#
+# A **Matryoshka** model is trained so that the first 16, 64 or 128 dimensions are vectors themselves: the loss is added up over the
+# prefixes, each scaled to length 1. Less memory and faster search, from one model.
+# %% [markdown] slug="mrl" lang="zh" of="6df39c7e"
+# ## 可以截断的向量
+#
+# **套娃表示**（Matryoshka representation）要求前 16、64、128 维各自就是可用的向量：损失对每个前缀各算一次再相加，每个前缀都缩放到长度 1。
+# 同一个模型，就能省内存、加快检索。
+# %% slug="train-mrl"
+from retrieval_lab import matryoshka
+
+width = original.vectors.shape[1]
+nested = embedding.train(start(), rows, config(mrl_dims=[16, 64, 128]))
+dims = [d for d in (8, 16, 32, 64, 128, 256) if d < width] + [width]
+curves = {"plain": models["given"], "Matryoshka": nested}
+curves = {n: matryoshka.quality(model, city, dims) for n, model in curves.items()}
+# %% slug="plot-mrl"
+figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
+for colour, (name, curve) in zip(plots.COLOURS.values(), curves.items(), strict=False):
+    ax.plot(list(curve), list(curve.values()), "o-", color=colour)
+    ax.text(dims[0], curve[dims[0]], f" {name}", color=colour, ha="left")
+ax.set_xscale("log", base=2)
+ax.set_xticks(dims, dims)
+ax.set_xlabel(plots.label(en="dimensions kept", zh="保留的维度"))
+ax.set_ylabel("nDCG@10")
+gain = curves["Matryoshka"][dims[1]] - curves["plain"][dims[1]]
+label = plots.label(en=f"At {dims[1]} dimensions", zh=f"{dims[1]} 维时")
+ax = ax.set_title(f"{label}: {gain:+.3f}")
+# %% [markdown] slug="read-mrl" lang="en"
+# Both curves fall to the left; look at where they part. In this library a cut is `model.encode(..., truncate_dim=64,
+# normalize_embeddings=True)`. `matryoshka.add_head` puts one linear layer behind the pooling for all prefixes (MRL-E): useful when the
+# wanted width differs from the model's. It is saved with the model, so a loaded model is not given a second one.
+#
+# Alt text: nDCG@10 against dimensions kept, one curve a model.
+# %% [markdown] slug="read-mrl" lang="zh" of="7f7d5722"
+# 两条曲线越往左越低；看它们从哪里分开。在这个库里，截断写成 `model.encode(..., truncate_dim=64, normalize_embeddings=True)`。
+# `matryoshka.add_head` 在池化后面加一个线性层，供所有前缀共用（MRL-E），想要的宽度与模型不同时就用它。
+# 它随模型一起保存；加载之后不要再加第二个。
+#
+# 图示：nDCG@10 随保留维度的变化，每个模型一条曲线。
+
+
+# %% [markdown] slug="scores" lang="en"
+# ## Learning from scores
+#
+# Sometimes you have no yes or no, but scores: grades by people, a reranker's, or a language model's preference for a passage. Turn
+# scores and cosines into probabilities **within one query**, and let the KL divergence bring them together. Across queries the scores
+# were never on one scale.
+# %% [markdown] slug="scores" lang="zh" of="98ac9f50"
+# ## 从打分中学
+#
+# 有时手上没有“是”或“否”，只有分数：人打的等级、重排器的得分，或语言模型对文档的偏好。
+# **在同一个查询之内**把分数和余弦各化成概率，再用 KL 散度让两者靠拢。不同查询的分数从来不在同一把尺子上。
+# %% slug="ex-kl" tags=["exercise"]
+def kl(cosines, scores, temperature):  # both (n,), of one query
+    wanted = scores.log_softmax(0)
+    found = (cosines / temperature).log_softmax(0)
+    return (wanted.exp() * (wanted - found)).sum()  # solution: sum of p ln(p / q)
+
+
+# %% slug="check-kl" tags=["check"]
+one = torch.tensor([1.0, 0.0]), torch.tensor([0.8, 0.2])
+check("kl", lambda: kl(*one, 1.0), 0.0175287)
+# %% slug="kl-groups"
+from retrieval_lab import losses
+
+cosines = torch.tensor([1.0, 0.0, 0.9, 0.8])
+scores = torch.tensor([0.8, 0.2, 9.0, 3.0])  # the second query's scores are larger
+groups = torch.tensor([0, 0, 1, 1])
+grouped = losses.grouped_kl(cosines, scores, groups, temperature=1)
+by_query = (kl(cosines[:2], scores[:2], 1) + kl(cosines[2:], scores[2:], 1)) / 2
+mixed = kl(cosines, scores, 1)
+{"package": grouped, "by query": by_query, "mixed": mixed}
+# %% [markdown] slug="read-kl" lang="en"
+# Computed by query, your function and the package agree. *Mixed* is the mistake: one softmax over the batch hands all probability to
+# the query whose scores happen to be large. `embedding.train` takes this loss by itself for rows of `query, document, score`.
+# %% [markdown] slug="read-kl" lang="zh" of="ed54aa12"
+# 按查询分开算，你的函数与包的结果一致。*mixed* 就是常犯的错：整批做一个 softmax，概率全给了分数碰巧大的那个查询。
+# 数据的列是 `query, document, score` 时，`embedding.train` 会自动用这个损失。
+# %% [markdown] slug="teacher" lang="en"
+# ## Learning from a teacher's vectors
+#
+# The teacher is the retriever of lesson 01, trained on all 840 questions. The student never sees a label. Three terms: each vector
+# should point where the teacher's does (weight 10), pairs should have the teacher's cosines (200), and what the teacher finds nearer
+# should be nearer (20). By hand, for two texts:
+# %% [markdown] slug="teacher" lang="zh" of="8a440ab8"
+# ## 从教师的向量中学
+#
+# 教师模型是第 01 课用全部 840 个问题训练出来的检索模型，学生看不到任何标注。
+# 损失有三项：每个向量要与教师的同方向（权重 10），两两之间的余弦要与教师的一样（200），教师认为更近的也要更近（20）。
+# 用两段文本手算一遍：
+# %% slug="terms"
+student_vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+teacher_vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+terms = losses.distillation_terms(student_vectors, teacher_vectors)
+cosine = (1 - (student_vectors * teacher_vectors).sum(1)).mean()
+mine, theirs = student_vectors @ student_vectors.T, teacher_vectors @ teacher_vectors.T
+structure = (mine - theirs).square().mean()
+assert terms["cosine"] == cosine and terms["structure"] == structure
+terms
+# %% [markdown] slug="teacher-file" lang="en"
+# One of two vectors is off by 90°, two of four pairs by 1: both terms are 0.5. A triplet needs three texts, so the last term is 0, and not
+# NaN. The teacher encodes once, into a file whose side-car says rows, width and type; a wrong one is refused.
+# %% [markdown] slug="teacher-file" lang="zh" of="05f349c9"
+# 两个向量中有一个差 90°，四个两两组合中有两个差 1，所以这两项都是 0.5。三元组至少要三段文本，所以最后一项是 0，而不是 NaN。
+# 教师只编码一次，存成文件；旁边的说明文件记着行数、宽度和类型，对不上就拒绝。
+# %% slug="train-student"
+import tempfile
+from pathlib import Path
+
+from retrieval_lab import embedding_teachers, formats
+
+teacher, student = demo.retriever(LANG), start()
+texts = list(dict.fromkeys(rows["positive"]))
+file = Path(tempfile.mkdtemp()) / "teacher.jsonl"
+embedding_teachers.write(file, teacher, rows["query"], texts, student=student)
+student = embedding.train(student, formats.read(file, "teacher"), config())
+systems = [
+    search.Dense(student, city, "student"),
+    search.Dense(teacher, city, "teacher"),
+]
+experiment.show(experiment.compare([original, *systems], city))
+# %% [markdown] slug="read-student" lang="en"
+# Ask of this table how much of the way from *original* to *teacher* the *student* went, with a fraction of the texts and no label.
+# Two teachers can be joined side by side (`embedding_teachers.concatenate`): a cosine of the joined vectors is the mean of their cosines.
+# %% [markdown] slug="read-student" lang="zh" of="053c52e7"
+# 看这张表要问：从 *original* 到 *teacher* 的路，*student* 只用一小部分文本、不用标注，走了多远？
+# 两位教师的向量也可以并排拼起来（`embedding_teachers.concatenate`）：拼接之后的余弦是两者余弦的平均。
+# %% [markdown] slug="forgetting" lang="en"
+# ## What was forgotten?
+#
+# Training for one task can cost another. The second collection is the city handbook, cut into its sections: other texts, longer and in a
+# different style, none of them in the training file. A question's answer is the section that holds the quoted sentence.
+# %% [markdown] slug="forgetting" lang="zh" of="f23dda80"
+# ## 忘掉了什么？
+#
+# 为一个任务训练，可能伤到另一个。第二个测试集是城市手册，按小节切开：文本更长，写法不同，训练文件里一篇也没有。
+# 一个问题的答案，就是含有所引那句话的小节。
+# %% slug="handbook"
+book = corpora.load("city_handbook", lang=LANG)
+parts = {
+    f"{doc_id}#{i}": part
+    for doc_id, chapter in book.corpus.items()
+    for i, part in enumerate(chapter.split("\n\n## "))
+}
+judged = {
+    q: {part_id: 3 for part_id, part in parts.items() if about["quote"] in part}
+    for q, about in book.details.items()
+}
+sections = replace(book, corpus=parts, qrels=judged).sample(profile.n_queries)
+sections
+
+
+# %% [markdown] slug="average-text" lang="en"
+# A cure that costs nothing: the **average of the weights** of the model before and after. Write it for two dictionaries of numbers.
+# %% [markdown] slug="average-text" lang="zh" of="0f0009bb"
+# 一种不花成本的补救：把训练前后两个模型的**权重取平均**。先对两个数字字典写出来。
+# %% slug="ex-average" tags=["exercise"]
+def mean_weights(one, two, share=0.5):  # share of the second
+    return {n: (1 - share) * one[n] + share * two[n] for n in one}  # solution
+
+
+# %% slug="check-average" tags=["check"]
+check("mean_weights", lambda: mean_weights({"w": 1.0}, {"w": 3.0}, 0.25), {"w": 1.5})
+# %% slug="average"
+half = embedding.average([start(), teacher])
+name = next(name for name, _ in half.named_parameters())
+one, two = (dict(m.named_parameters())[name] for m in (start(), teacher))
+assert torch.allclose(half.state_dict()[name], mean_weights({0: one}, {0: two})[0])
+made = {"original": start(), "fine-tuned": teacher, "average": half}
+on_book = [search.Dense(model, sections, name) for name, model in made.items()]
+experiment.show(experiment.compare(on_book, sections))
+# %% slug="average-city"
+on_city = [search.Dense(model, city, name) for name, model in made.items()]
+experiment.show(experiment.compare(on_city, city))
+# %% [markdown] slug="read-average" lang="en"
+# The first table is the handbook, the second the city's help centre. Forgetting is a *fine-tuned* below *original* in the first;
+# the question for *average* is what it keeps in each. The handbook is still about the same city; the committed table measures the
+# same models on SciFact or tldr, far from it.
+# %% [markdown] slug="read-average" lang="zh" of="1161b46a"
+# 第一张表是手册，第二张是帮助中心。第一张里 *fine-tuned* 低于 *original*，就是遗忘；对 *average*，要看它在两边各保住了多少。
+# 手册写的毕竟还是这座城市；随仓库提交的那张表，把同样的模型拿到 SciFact 或 tldr 上测，离这里就远得多。
+# %% [markdown] slug="cross" lang="en"
+# ## Across languages
+#
+# Both languages of the corpus share document ids, so a question in one can be judged against passages in the other. The model is
+# `e5-small`, which has seen a hundred languages, as downloaded. Rows are the language of the questions, columns that of the passages.
+# %% [markdown] slug="cross" lang="zh" of="09e0d73c"
+# ## 跨语言检索
+#
+# 语料库的两种语言共用文档编号，所以一种语言的问题可以对着另一种语言的文档来评。
+# 模型用未经训练的 `e5-small`，它见过上百种语言。行是问题的语言，列是文档的语言。
+# %% slug="cross-model"
+import pandas as pd
+
+from retrieval_lab import lexical, metrics
+
+e5 = embedding.load("e5-small")
+both = {lang: corpora.load("city_services", lang=lang) for lang in profiles.LANGUAGES}
+both = {
+    lang: replace(c, corpus={d: c.corpus[d] for d in city.corpus}).only(city.queries)
+    for lang, c in both.items()
+}
+vectors = {n: embedding.encode(e5, list(c.corpus.values())) for n, c in both.items()}
+{lang: v.shape for lang, v in vectors.items()}
+# %% slug="cross-table"
+found = {}
+for asks, q in both.items():
+    for reads, d in both.items():
+        crossed = replace(q, corpus=d.corpus)
+        systems = [
+            lexical.BM25(crossed),
+            search.Dense(e5, crossed, "e5", vectors[reads]),
+        ]
+        for system in systems:
+            run = system.search(crossed.queries, 10)
+            score = metrics.evaluate(crossed.qrels, run, ["nDCG@10"])["nDCG@10"]
+            found[system.name, asks, reads] = score
+pd.Series(found).unstack().round(3)
+# %% [markdown] slug="read-cross" lang="en"
+# BM25 needs a shared word, so off the diagonal it has only numbers and codes. The model keeps much of its quality across. The difference
+# between its diagonal and the rest is what a bilingual fine-tuning could still win.
+# %% [markdown] slug="read-cross" lang="zh" of="d75a691b"
+# BM25 要有共同的词，所以一离开对角线，就只剩数字和代号可用。模型跨语言之后仍保住了大半。
+# 它在对角线上与对角线外的差距，就是双语微调还能争取的部分。
+# %% [markdown] slug="decoder" lang="en"
+# ## A decoder LLM as encoder
+#
+# In a decoder a token sees only what stands before it. So only the last token can stand for the text, and each text has to end on the same
+# one, the end-of-sequence token. A tiny random model shows it: change the first word, and see which positions move.
+# %% [markdown] slug="decoder" lang="zh" of="8d3086d6"
+# ## 让解码器大模型当编码器
+#
+# 解码器里，每个词元只看得到它前面的内容。所以只有最后一个词元能代表整段文本，而且每段文本都要以同一个词元，也就是结束符收尾。
+# 用一个随机的微型模型看一看：改掉第一个词或最后一个词，哪些位置会变？
+# %% slug="causal"
+from retrieval_lab import tiny
+
+decoder, tokenizer = tiny.causal_lm()
+
+
+def states(text):
+    tokens = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        return decoder(**tokens, output_hidden_states=True).hidden_states[-1][0]
+
+
+def moved(one, two):
+    return (states(one) - states(two)).abs().amax(1).gt(1e-6).tolist()
+
+
+{"first changed": moved("a b c", "x b c"), "last changed": moved("a b c", "a b x")}
+# %% [markdown] slug="read-decoder" lang="en"
+# A changed first word reaches every later position; a changed last word reaches only itself and the end token. `embedding.load("smollm2",
+# pooling="lasttoken", prompts={"query": "Instruct: ...\nQuery: "})` adds the end token to the tokenizer, `Config(use_lora=True)` trains
+# adapters, `llm_lora.merge` folds them in. Its measured row is in `benchmarks/recipes.md`: a decoder of 135 million weights starts far below
+# a small encoder that was trained for retrieval.
+# %% [markdown] slug="read-decoder" lang="zh" of="113ffcec"
+# 改掉第一个词，后面每个位置都跟着变；改掉最后一个词，只有它自己和结束符变。
+# `embedding.load("smollm2", pooling="lasttoken", prompts={"query": "Instruct: ...\nQuery: "})` 会让分词器补上结束符，
+# `Config(use_lora=True)` 训练低秩适配器，`llm_lora.merge` 把它并进权重。
+# 实测结果在 `benchmarks/recipes.md` 里：1.35 亿权重的解码器，起点远低于为检索训练过的小编码器。
+# %% [markdown] slug="recap" lang="en"
+# ## Recap
+#
+# You saw the temperature choose which negatives count, caught false negatives and filtered them, cut vectors short, learned from scores and
+# from a teacher, measured forgetting, averaged weights, and searched across languages. Choose among recipes on your own dev questions, and
+# report on questions that you did not choose by.
+#
+# **Further reading.** Moreira et al. 2024, *NV-Retriever*; Kusupati et al. 2022, *Matryoshka Representation Learning*; Zhang et al. 2025,
+# *Jasper and Stella*; Wortsman et al. 2022 (weight averaging); Wang et al. 2024 (E5-Mistral).
+# %% [markdown] slug="recap" lang="zh" of="e639fb76"
+# ## 回顾
+#
+# 你看到了温度怎样决定哪些负例说了算，抓住并滤掉了假负例，截断了向量，从打分和教师那里学了一遍，测了遗忘，平均了权重，还做了跨语言检索。
+# 选哪种办法，用你自己的验证问题来定；报告结果，用没有参与挑选的问题。
+#
+# **延伸阅读。** Moreira 等 2024，*NV-Retriever*；Kusupati 等 2022，*Matryoshka Representation Learning*；
+# Zhang 等 2025，*Jasper and Stella*；Wortsman 等 2022（权重平均）；Wang 等 2024（E5-Mistral）。

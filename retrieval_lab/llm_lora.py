@@ -1,0 +1,94 @@
+"""Low-rank adapters for decoder rerankers: put in, and folded back into the weights.
+Taught in lesson 04.
+"""
+
+from retrieval_lab.profiles import say
+from retrieval_lab.training import Config
+
+
+def add(model, config: Config, upper_layers: int | None = None):
+    """Put trainable low-rank adapters into a model and freeze all else; a scalar head stays trainable and is saved with them.
+
+    Parameters
+    ----------
+    model : CrossEncoder over a decoder; changed in place and returned
+    config : its ``lora_r``, ``lora_alpha`` and ``lora_target_modules`` count
+    upper_layers : only the last so many layers get adapters, which saves the backward pass through the layers below; None: all
+
+    Raises
+    ------
+    ValueError
+        If the model has an adapter already, or ``upper_layers`` is not between 1 and its number of layers.
+
+    Source: Hu et al. 2022 (LoRA), section 4.1; lesson 04.
+    """
+    from peft import LoraConfig
+
+    decoder = model[0].model
+    if has_adapter(model):
+        raise ValueError(
+            say(
+                en="the model has an adapter already; merge it first: llm_lora.merge(model)",
+                zh="模型里已有适配器；先合并：llm_lora.merge(model)",
+            )
+        )
+    n_layers = decoder.config.num_hidden_layers
+    if upper_layers is not None and not 1 <= upper_layers <= n_layers:
+        raise ValueError(
+            say(
+                en=f"upper_layers={upper_layers}; the model has {n_layers} layers",
+                zh=f"upper_layers={upper_layers}；模型共 {n_layers} 层",
+            )
+        )
+    scalar = model[0].transformer_task == "sequence-classification"
+    layers = None if upper_layers is None else list(range(n_layers - upper_layers, n_layers))
+    targets = config.lora_target_modules
+    if targets == "all-linear" and layers is not None:
+        targets = _linear_names(decoder)  # peft wants names where it is to choose layers
+    shape = {
+        "r": config.lora_r,
+        "lora_alpha": config.lora_alpha,
+        "target_modules": targets,
+        "layers_to_transform": layers,
+    }
+    task = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if scalar else {"task_type": "CAUSAL_LM"}
+    model.add_adapter(LoraConfig(**shape, **task, lora_dropout=0.0, bias="none"))
+    return model
+
+
+def _linear_names(decoder) -> list[str]:
+    import torch
+
+    names = {n.rpartition(".")[2] for n, m in decoder.base_model.named_modules() if isinstance(m, torch.nn.Linear)}
+    return sorted(names)
+
+
+def has_adapter(model) -> bool:
+    """Whether the model holds adapters that are not merged."""
+    return getattr(model[0].model, "_hf_peft_config_loaded", False)
+
+
+def merge(model):
+    """Fold the adapters into the weights: the same scores, no extra work at inference, and a folder that needs no base model.
+
+    Parameters
+    ----------
+    model : CrossEncoder, changed in place and returned; one without adapters comes back as it is
+
+    Source: Hu et al. 2022, section 4.1 (no inference latency); lesson 04.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    decoder = model[0].model
+    if not has_adapter(model):
+        return model
+    for name, module in list(decoder.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            decoder.set_submodule(name, module.get_base_layer())
+        elif isinstance(module, ModulesToSaveWrapper):
+            decoder.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
+    decoder._hf_peft_config_loaded = False
+    del decoder.peft_config
+    return model

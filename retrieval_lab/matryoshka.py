@@ -1,0 +1,75 @@
+"""Vectors whose first dimensions are vectors themselves: a head for them, and quality against dimension.
+Taught in lesson 01b. Training is `embedding.train(..., mrl_dims=...)`, which wraps the library's MatryoshkaLoss.
+"""
+
+from retrieval_lab import embedding, metrics, search
+from retrieval_lab.profiles import say
+
+
+def add_head(model, dim: int):
+    """Put a linear layer of ``dim`` outputs after the pooling; the model is changed in place and returned.
+
+    It starts as the identity, so the vectors stay what they were (dimensions beyond the model's own start at 0). One layer serves
+    every prefix, which is the "E" of MRL-E. It is saved with the model; a loaded model has it already. A Normalize module that
+    the model ends on stays its end.
+
+    Parameters
+    ----------
+    model : SentenceTransformer
+    dim : the largest dimension to be used, or the width of a teacher
+
+    Raises
+    ------
+    ValueError
+        If the model has such a layer already, or dim < 1.
+
+    Source: Kusupati et al. 2022 (MRL), section 3, efficient form; lesson 01b.
+
+    >>> from retrieval_lab import tiny
+    >>> add_head(tiny.encoder(), 48).get_embedding_dimension()
+    48
+    """
+    import torch
+    from sentence_transformers.sentence_transformer import modules
+
+    old = next((module.out_features for module in model if isinstance(module, modules.Dense)), None)
+    if old is not None or dim < 1:
+        raise ValueError(
+            say(
+                en=f"dim={dim}; use 1 or more"
+                if dim < 1
+                else f"the model has a head of {old} dims already, loaded with it; train it on as it is, or start from a model without one",
+                zh=f"dim={dim}；至少为 1"
+                if dim < 1
+                else f"模型已经带有一个 {old} 维的输出头（随模型一起加载）；直接接着训练，或换一个不带输出头的模型",
+            )
+        )
+    width = model.get_embedding_dimension()
+    head = modules.Dense(width, dim, activation_function=None, init_weight=torch.eye(dim, width))
+    torch.nn.init.zeros_(head.linear.bias)
+    normalises = isinstance(model[-1], modules.Normalize)
+    model.insert(len(model) - 1 if normalises else len(model), head.to(model.device))
+    return model
+
+
+def quality(model, collection, dims: list[int], metric: str = "nDCG@10") -> dict[int, float]:
+    """A metric for each prefix of the vectors; the texts are encoded once.
+
+    Parameters
+    ----------
+    model : SentenceTransformer, whether trained for prefixes or not
+    collection : the queries, documents and judgements
+    dims : prefixes, each at most the model's dimension
+
+    Source: Kusupati et al. 2022, section 4.2; lesson 01b.
+    """
+    docs = embedding.encode(model, list(collection.corpus.values()))
+    queries = embedding.encode(model, list(collection.queries.values()), "query")
+    return {dim: _score(queries[:, :dim], docs[:, :dim], collection, metric) for dim in dims}
+
+
+def _score(queries, docs, collection, metric: str) -> float:
+    doc_ids = list(collection.corpus)
+    rows = zip(collection.queries, *search.top_k(queries, docs, 100), strict=True)
+    run = {q: {doc_ids[i]: float(c) for i, c in zip(indices, cosines, strict=True)} for q, indices, cosines in rows}
+    return metrics.evaluate(collection.qrels, run, (metric,), relevant=collection.relevant)[metric]

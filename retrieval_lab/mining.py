@@ -1,0 +1,200 @@
+"""Hard negatives from a corpus, and the filters that keep unlabelled answers out of them.
+Taught in lesson 01b; `retrieval-lab mine` does the same for a training file.
+"""
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval_lab import corpora, embedding, formats, lexical
+from retrieval_lab.corpora import Collection
+from retrieval_lab.profiles import say
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which candidates may become negatives; ``None`` switches a filter off.
+
+    A candidate's cosine with the query, by the mining model, must be at most ``percent`` of the positive's and at most the
+    positive's less ``margin``. What is left is shown to ``judge``, if there is one, and kept where its score is below ``judge_below``.
+    """
+
+    skip: int = 0  # best candidates of each search that are never taken
+    depth: int = 50  # candidates of each search
+    percent: float | None = 0.95  # Moreira et al. 2024 (NV-Retriever), section 3.2: TopK-PercPos
+    margin: float | None = None  # in cosine
+    judge: Callable[[list[tuple[str, str]]], list[float]] | None = None  # e.g. a CrossEncoder's predict
+    judge_below: float = 0.1  # Qu et al. 2021 (RocketQA), section 4.1.3, for scores from 0 to 1
+
+    def limit(self, positive: float) -> float:
+        """The largest cosine that a negative may have beside a positive's.
+
+        >>> Filters(percent=0.5, margin=0.1).limit(0.8)
+        0.4
+        """
+        share = np.inf if self.percent is None else positive - abs(positive) * (1 - self.percent)
+        return min(share, np.inf if self.margin is None else positive - self.margin)
+
+
+def mine_hard_negatives(model, data, corpus: list[str], n: int = 1, *, filters: Filters | None = None, known=None):
+    """Training triplets: to each row of pairs, the ``n`` nearest passages that are not known or likely to be answers.
+
+    Candidates are the best of BM25 and of the model, so that both kinds of mistake are found. Compared with the library's
+    ``util.mine_hard_negatives`` this adds BM25's candidates, a judge of any kind, and answers that are known but not in the rows.
+
+    Parameters
+    ----------
+    model : SentenceTransformer that finds and scores candidates; with strict filters a good one pays off
+    data : datasets.Dataset with ``query, positive``
+    corpus : passages to choose from; positives that it lacks are added
+    n : negatives a row; a row for which the filters leave fewer is left out, and a warning says how many were
+    filters : see `Filters`
+    known : query -> further texts that are no negatives for it, e.g. partial answers (`answers` makes it from judgements)
+
+    Returns
+    -------
+    datasets.Dataset with ``query, positive, negative_1 .. negative_n``, hardest first
+
+    Raises
+    ------
+    ValueError
+        If n, depth or skip is out of range, a column is missing, or the filters leave no row.
+
+    Source: Karpukhin et al. 2020, section 3.2 (BM25); Xiong et al. 2021 (the model's own); Moreira et al. 2024 (filters); lesson 01b.
+    """
+    from datasets import Dataset
+
+    filters = filters or Filters()
+    _check(data, n, filters)
+    positives = known_answers(data, known)
+    texts = list(dict.fromkeys([*corpus, *data["positive"]]))
+    found = _candidates(model, list(positives), texts, filters)
+    kept = []
+    for query, positive in zip(data["query"], data["positive"], strict=True):
+        cosines, candidates = found[query]
+        limit = filters.limit(cosines[texts.index(positive)])
+        allowed = [texts[i] for i in candidates if cosines[i] <= limit and texts[i] not in positives[query]]
+        chosen = _judged(query, allowed, n, filters)
+        if len(chosen) == n:
+            kept.append({"query": query, "positive": positive} | {f"negative_{i}": t for i, t in enumerate(chosen, 1)})
+    _report(len(kept), len(data), n)
+    return Dataset.from_list(kept)
+
+
+def known_answers(data, known: dict[str, set[str]] | None = None) -> dict[str, set[str]]:
+    """Of each query, the positives of all its rows and what else is known to answer it."""
+    found: dict[str, set[str]] = {}
+    for query, positive in zip(data["query"], data["positive"], strict=True):
+        found.setdefault(query, set(known.get(query, ())) if known else set()).add(positive)
+    return found
+
+
+def answers(collection: Collection) -> dict[str, set[str]]:
+    """Query -> every document with a grade above 0: partial answers are no negatives either."""
+    return {
+        collection.queries[query_id]: {collection.corpus[doc_id] for doc_id, grade in judged.items() if grade > 0}
+        for query_id, judged in collection.qrels.items()
+    }
+
+
+def _check(data, n: int, filters: Filters) -> None:
+    if not {"query", "positive"} <= set(data.column_names) or not len(data):
+        raise ValueError(
+            say(
+                en=f"mining needs rows with columns query, positive; got {len(data)} rows with {data.column_names}",
+                zh=f"负例挖掘需要 query、positive 两列；现在是 {len(data)} 行，列为 {data.column_names}",
+            )
+        )
+    if n < 1 or not 0 <= filters.skip <= filters.depth - n:
+        raise ValueError(
+            say(
+                en=f"n={n}, skip={filters.skip}, depth={filters.depth}; use n >= 1, skip >= 0 and a depth of at least skip + n",
+                zh=f"n={n}，skip={filters.skip}，depth={filters.depth}；要求 n >= 1、skip >= 0，depth 至少为 skip + n",
+            )
+        )
+
+
+def _candidates(model, queries: list[str], texts: list[str], filters: Filters) -> dict:
+    """Query -> (cosine of every text, places of the candidates from the nearest on)."""
+    cosines = embedding.encode(model, queries, "query") @ embedding.encode(model, texts).T  # (n_queries, n_texts)
+    words = lexical.BM25(Collection("mining", "", "", "", dict(enumerate(texts)), {}, {}))
+    lexical_run = words.search(dict(enumerate(queries)), filters.depth)
+    found = {}
+    for place, query in enumerate(queries):
+        dense = np.argsort(-cosines[place], kind="stable")[filters.skip : filters.depth].tolist()
+        window = {*dense, *list(lexical_run[place])[filters.skip :]}
+        found[query] = cosines[place], sorted(window, key=lambda i: (-cosines[place][i], i))
+    return found
+
+
+def _judged(query: str, texts: list[str], n: int, filters: Filters) -> list[str]:
+    """The first ``n`` that the judge lets pass; it is asked about no more than it needs, n at a time."""
+    if filters.judge is None:
+        return texts[:n]
+    kept: list[str] = []
+    for start in range(0, len(texts), n):
+        asked = texts[start : start + n]
+        scores = filters.judge([(query, text) for text in asked])
+        kept += [text for text, score in zip(asked, scores, strict=True) if score < filters.judge_below]
+        if len(kept) >= n:
+            break
+    return kept[:n]
+
+
+def _report(n_kept: int, n_rows: int, n: int) -> None:
+    if n_kept == 0:
+        raise ValueError(
+            say(
+                en=f"the filters leave none of {n_rows} rows with {n} negatives; raise `depth` or `percent`, or lower `margin`",
+                zh=f"过滤之后，{n_rows} 行里没有一行凑得够 {n} 个负例；调大 depth 或 percent，或调小 margin",
+            )
+        )
+    if n_kept < n_rows:
+        warnings.warn(
+            say(
+                en=f"{n_rows - n_kept} of {n_rows} rows left out: the filters leave them fewer than {n} negatives",
+                zh=f"去掉了 {n_rows} 行中的 {n_rows - n_kept} 行：过滤之后凑不够 {n} 个负例",
+            ),
+            stacklevel=3,
+        )
+
+
+def write(data, path: str | Path) -> None:
+    """Rows of `mine_hard_negatives` as a training file of format "triplet", one JSON object a line."""
+    negatives = [name for name in data.column_names if name.startswith("negative_")]
+    rows = [{"query": r["query"], "pos": [r["positive"]], "neg": [r[name] for name in negatives]} for r in data]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def mine_file(
+    file: str | Path, output: str | Path, model: str, n: int, *, corpus=None, filters: Filters | None = None
+) -> int:
+    """`mine_hard_negatives` from a training file to a training file; what `retrieval-lab mine` runs.
+
+    Parameters
+    ----------
+    file : lines of query and pos; negatives that it has are not read
+    output : lines of query, pos and neg
+    model : what `embedding.load` takes
+    corpus : a collection's name or folder, see `corpora.load`, or JSON lines with ``text``; None: the file's own positives
+    n, filters : see `mine_hard_negatives`
+
+    Returns
+    -------
+    the number of lines written
+    """
+    texts = [] if corpus is None else _texts(corpus)
+    mined = mine_hard_negatives(embedding.load(model), formats.read(file, "pair"), texts, n, filters=filters)
+    write(mined, output)
+    return len(mined)
+
+
+def _texts(corpus: str | Path) -> list[str]:
+    if not Path(corpus).is_file():
+        return list(corpora.load(corpus).corpus.values())
+    return [json.loads(line)["text"] for line in Path(corpus).read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,0 +1,186 @@
+"""The web page of `retrieval-lab serve`: ask, watch the answer come, see the sources with their scores, add a file.
+Taught in lesson 05.
+"""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import PurePosixPath
+from threading import Lock
+from typing import Literal
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, HTTPException, Request, UploadFile
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from langchain_core.documents import Document
+from pydantic import BaseModel, Field
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from retrieval_lab import rag
+from retrieval_lab.profiles import language, say
+from retrieval_lab.rag_answers import Citation, body, is_refusal
+from retrieval_lab.rag_documents import LOADERS
+from retrieval_lab.rag_retrieval import SCORES
+
+MAX_QUESTION = 500  # characters
+MAX_UPLOAD = 2 * 2**20  # bytes
+MAX_FILES = 20  # a page is no place for a library
+PATIENCE = 30  # seconds that a question waits for the ones before it
+LOCAL = ("localhost", "127.0.0.1")
+HEADERS = {
+    # No script but the page's own file, nothing from elsewhere: text of a document can never become code.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Question(BaseModel):
+    """What the page sends."""
+
+    question: str = Field(min_length=1, max_length=MAX_QUESTION, pattern=r"\S")
+    retriever: Literal["both", "meaning", "words"] = "both"
+    rerank: bool = False
+
+
+def app(assistant: rag.Assistant, hosts: Sequence[str] = LOCAL) -> FastAPI:
+    """The page and its three calls over one assistant; questions are answered one after the other.
+
+    Parameters
+    ----------
+    assistant : see `rag.Assistant`
+    hosts : names under which the page may be asked for; another one is a foreign site that points its name at this machine
+
+    Returns
+    -------
+    FastAPI, for uvicorn or any other ASGI server
+    """
+    from importlib.resources import files
+
+    static = files("retrieval_lab") / "static"
+    page = FastAPI(title="Retrieval Lab", docs_url=None, redoc_url=None, openapi_url=None)
+    page.state.assistant, page.state.lock, page.state.uploads = assistant, Lock(), {}
+    page.middleware("http")(_guard)
+    page.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    page.get("/", response_class=HTMLResponse)(lambda: (static / "rag.html").read_text(encoding="utf-8"))
+    for name, kind in (("rag.js", "text/javascript"), ("rag.css", "text/css")):
+        page.get(f"/{name}")(_file(static / name, kind))
+    page.get("/api/state")(_state)
+    page.post("/api/ask")(_ask)
+    page.post("/api/upload")(_upload)
+    return page
+
+
+def _file(path, kind: str):
+    return lambda: Response(path.read_bytes(), media_type=kind)
+
+
+async def _guard(request: Request, call_next):
+    """Refuse what another site's page sends in a visitor's name, and what is too large; add the headers."""
+    origin = request.headers.get("origin")
+    if origin and urlsplit(origin).netloc != request.headers.get("host"):
+        return JSONResponse({"detail": "cross-site requests are refused"}, 403, HEADERS)
+    length = request.headers.get("content-length", "")
+    if request.method == "POST" and not length.isdigit():
+        return JSONResponse({"detail": "Content-Length is missing"}, 411, HEADERS)
+    if length.isdigit() and int(length) > MAX_UPLOAD + 10_000:  # the form around the file
+        return JSONResponse({"detail": _too_large()}, 413, HEADERS)
+    response = await call_next(request)
+    response.headers.update(HEADERS)
+    return response
+
+
+def _state(request: Request) -> dict:
+    assistant = request.app.state.assistant
+    return {
+        "lang": language(),
+        "reranker": assistant.score is not None,
+        "chunks": len(assistant.store.get(include=[])["ids"]),
+        "uploads": request.app.state.uploads,
+        "types": list(LOADERS),
+        "max_bytes": MAX_UPLOAD,
+    }
+
+
+def _ask(question: Question, request: Request) -> StreamingResponse:
+    state = request.app.state
+    if question.rerank and state.assistant.score is None:
+        raise HTTPException(422, say(en="this server has no reranker", zh="这个服务没有重排器"))
+    lines = _lines(state.assistant.chain(question.retriever, question.rerank), question.question, state.lock)
+    return StreamingResponse(_stopped_with_reader(lines), media_type="application/x-ndjson")
+
+
+async def _stopped_with_reader(lines: Iterator[str]) -> AsyncIterator[str]:
+    """The lines from a thread; when the reader goes away the generator is closed, which frees the lock."""
+    try:
+        async for line in iterate_in_threadpool(lines):
+            yield line
+    finally:
+        lines.close()
+
+
+def _lines(chain, question: str, lock: Lock) -> Iterator[str]:
+    """One JSON object a line, as the chain goes: documents, pieces of the answer, citations; or an error."""
+    answer = ""
+    if not lock.acquire(timeout=PATIENCE):
+        yield json.dumps({"error": say(en="too many questions at once; try again", zh="同时提问的人太多，稍后再试")}) + "\n"
+        return
+    try:
+        for part in chain.stream(question):
+            answer += part.get("answer", "")
+            if shown := _shown(part):
+                yield json.dumps(shown, ensure_ascii=False) + "\n"
+    except Exception as problem:  # a chat server may raise anything; the page says it, and the log has the rest
+        logging.getLogger(__name__).exception("the answer to %r failed", question)
+        yield json.dumps({"error": f"{type(problem).__name__}: {problem}"}, ensure_ascii=False) + "\n"
+    finally:
+        lock.release()
+    yield json.dumps({"done": True, "abstained": is_refusal(answer)}) + "\n"
+
+
+def _shown(part: dict) -> dict:
+    """The part of the chain's state that the page shows, in JSON's types."""
+    shown = {key: part[key] for key in ("answer",) if key in part}
+    if "documents" in part:
+        shown["documents"] = [_source(document) for document in part["documents"]]
+    if "evidence" in part:
+        shown["evidence"] = round(max(part["evidence"], -1e9), 3)  # JSON has no infinity
+    if "citations" in part:
+        shown["citations"] = [Citation(*citation)._asdict() for citation in part["citations"]]
+    return shown
+
+
+def _source(document: Document) -> dict:
+    names = ("source", "title", "page")
+    shown = {name: document.metadata[name] for name in names if name in document.metadata}
+    scores = {name: round(document.metadata[name], 3) for name in SCORES if name in document.metadata}
+    return {**shown, "scores": scores, "text": body(document)}
+
+
+def _too_large() -> str:
+    return say(en=f"the file is larger than {MAX_UPLOAD >> 20} MB", zh=f"文件超过 {MAX_UPLOAD >> 20} MB")
+
+
+async def _upload(file: UploadFile, request: Request) -> dict:
+    state, name = request.app.state, PurePosixPath((file.filename or "").replace("\\", "/")).name[:100]
+    if PurePosixPath(name).suffix.lower() not in LOADERS:
+        raise HTTPException(415, say(en=f"{name}: only {' '.join(LOADERS)}", zh=f"{name}：只收 {' '.join(LOADERS)}"))
+    content = await file.read(MAX_UPLOAD + 1)
+    if len(content) > MAX_UPLOAD:
+        raise HTTPException(413, _too_large())
+    if len(state.uploads) >= MAX_FILES and name not in state.uploads:
+        raise HTTPException(409, say(en=f"{MAX_FILES} files are here already", zh=f"已经有 {MAX_FILES} 个文件了"))
+    try:
+        changes = await run_in_threadpool(_taken_in, state, name, content)
+    except ValueError as problem:
+        raise HTTPException(422, str(problem)) from None
+    return {"name": name, "chunks": changes.added + changes.kept}
+
+
+def _taken_in(state, name: str, content: bytes) -> rag.Changes:
+    with state.lock:
+        changes = state.assistant.add(name, content)
+        state.uploads[name] = changes.added + changes.kept
+        return changes

@@ -1,0 +1,167 @@
+"""LangChain retrievers over our models: by meaning, by words, both fused, and a reranking compressor. Scores stand in the metadata.
+Taught in lesson 05.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import Field
+
+from retrieval_lab import lexical, search
+from retrieval_lab.corpora import Collection
+from retrieval_lab.rag_store import chunk_id, chunks_in
+
+
+def scored(document: Document, **scores: float) -> Document:
+    """A copy of the document with these scores among its metadata; the document itself is left alone.
+
+    >>> scored(Document("a", metadata={"source": "s"}), score=0.5).metadata
+    {'source': 's', 'score': 0.5}
+    """
+    return Document(document.page_content, metadata={**document.metadata, **scores}, id=document.id)
+
+
+class DenseRetriever(BaseRetriever):
+    """The ``k`` nearest chunks of a vector store, with ``score`` and ``cosine`` in their metadata, best first.
+
+    ``threshold`` is the least cosine that counts, none when not given.
+    """
+
+    store: Any
+    k: int = Field(5, ge=1)
+    threshold: float | None = None
+
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
+        found = self.store.similarity_search_with_score(query, self.k)
+        cosines = [(document, 1 - distance) for document, distance in found]
+        kept = [pair for pair in cosines if self.threshold is None or pair[1] >= self.threshold]
+        return [scored(document, score=cosine, cosine=cosine) for document, cosine in kept]
+
+
+class WordRetriever(BaseRetriever):
+    """The ``k`` best chunks by BM25, with their ``score``; chunks that share no word with the query are never returned."""
+
+    chunks: list[Document] = Field(repr=False)
+    k: int = Field(5, ge=1)
+    index: Any = Field(None, repr=False)
+
+    def model_post_init(self, context: Any) -> None:
+        """Build the word index."""
+        corpus = {str(number): chunk.page_content for number, chunk in enumerate(self.chunks)}
+        self.index = lexical.BM25(Collection("chunks", "", "", "", corpus, {}, {})) if corpus else None
+
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
+        found = self.index.search({"q": query}, self.k)["q"] if self.index else {}
+        return [scored(self.chunks[int(number)], score=score) for number, score in found.items()]
+
+
+class FusedRetriever(BaseRetriever):
+    """Several retrievers as one, by reciprocal rank fusion; a chunk keeps the metadata of each retriever that found it.
+
+    Source: Cormack, Clarke & Büttcher 2009; lesson 00 for the fusion.
+    """
+
+    retrievers: list[BaseRetriever] = Field(min_length=1)
+    k: int = Field(5, ge=1)
+
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
+        callbacks = {"callbacks": run_manager.get_child()}
+        lists = [retriever.invoke(query, config=callbacks) for retriever in self.retrievers]
+        runs, known = [], {}
+        for documents in lists:
+            ids = [_identity(document) for document in documents]
+            runs.append({"q": {id_: -rank for rank, id_ in enumerate(ids)}})
+            for id_, document in zip(ids, documents, strict=True):
+                known[id_] = scored(document, **(known[id_].metadata if id_ in known else {}))
+        fused = search.reciprocal_rank_fusion(runs)["q"]
+        best = sorted(fused, key=lambda id_: -fused[id_])[: self.k]
+        return [scored(known[id_], score=fused[id_]) for id_ in best]
+
+
+SCORES = ("score", "cosine", "rerank_score")
+
+
+def _identity(document: Document) -> str:
+    """The id of the chunk, whatever scores a retriever has written into its metadata."""
+    plain = {name: value for name, value in document.metadata.items() if name not in SCORES}
+    return document.id or chunk_id(Document(document.page_content, metadata=plain))
+
+
+class RerankingCompressor(BaseDocumentCompressor):
+    """Reorders documents by a reranker and keeps the ``top_n`` best that reach ``threshold``.
+
+    ``score`` is a function of a list of (query, text) pairs that returns a number for each. With ``weight`` below 1 the
+    reranker's scores and those of the first stage are each standardised over the candidates and mixed, ``weight`` for the reranker:
+    a small reranker alone often falls behind the retriever that it was trained from. ``threshold`` is about the
+    reranker's own score, ``rerank_score`` in the metadata.
+
+    Source: lesson 03 (reranker), lesson 05.
+    """
+
+    score: Callable[[list[tuple[str, str]]], Sequence[float]] = Field(repr=False)
+    top_n: int = Field(3, ge=1)
+    threshold: float | None = None
+    weight: float = Field(1.0, ge=0, le=1)
+
+    def compress_documents(self, documents: Sequence[Document], query: str, callbacks=None) -> list[Document]:
+        """The best documents as copies, best first; the documents given are left as they are, in their order."""
+        if not documents:
+            return []
+        scores = [float(score) for score in self.score([(query, document.page_content) for document in documents])]
+        mixed = self._mixed(scores, documents)
+        order = sorted(range(len(documents)), key=lambda i: -mixed[i])
+        kept = [i for i in order if self.threshold is None or scores[i] >= self.threshold]
+        return [scored(documents[i], score=mixed[i], rerank_score=scores[i]) for i in kept[: self.top_n]]
+
+    def _mixed(self, scores: list[float], documents: Sequence[Document]) -> list[float]:
+        if self.weight == 1:
+            return scores
+        missing = [d.metadata.get("source") for d in documents if "score" not in d.metadata]
+        if missing:
+            raise ValueError(f"document {missing[0]!r} has no first-stage `score` to mix with; use weight=1")
+        first = _standardised([document.metadata["score"] for document in documents])
+        pairs = zip(_standardised(scores), first, strict=True)
+        return [self.weight * reranked + (1 - self.weight) * before for reranked, before in pairs]
+
+
+def _standardised(values: list[float]) -> list[float]:
+    """Mean 0 and standard deviation 1; all 0 where the values are equal."""
+    mean = sum(values) / len(values)
+    deviation = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+    return [(value - mean) / deviation if deviation > 1e-12 else 0.0 for value in values]
+
+
+class CompressedRetriever(BaseRetriever):
+    """A retriever whose documents go through a compressor, here: `RerankingCompressor`."""
+
+    retriever: BaseRetriever
+    compressor: BaseDocumentCompressor
+
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
+        callbacks = run_manager.get_child()
+        found = self.retriever.invoke(query, config={"callbacks": callbacks})
+        return list(self.compressor.compress_documents(found, query, callbacks))
+
+
+def hybrid(store, k: int = 5, depth: int = 50) -> FusedRetriever:
+    """Words and meaning over one store, fused: the ``depth`` best chunks of each, the ``k`` best of both."""
+    words = WordRetriever(chunks=chunks_in(store), k=depth)
+    return FusedRetriever(retrievers=[words, DenseRetriever(store=store, k=depth)], k=k)
+
+
+class System:
+    """A retriever as a system of `experiment.compare`: the best score of each source, over ``k`` chunks."""
+
+    def __init__(self, retriever: BaseRetriever, name: str):
+        self.retriever, self.name = retriever, name
+
+    def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
+        """Sources in the order in which the retriever gives their chunks; the score is minus the rank."""
+        run = {}
+        for query_id, text in queries.items():
+            sources = dict.fromkeys(document.metadata["source"] for document in self.retriever.invoke(text))
+            run[query_id] = {source: -float(rank) for rank, source in enumerate(list(sources)[:k], 1)}
+        return run

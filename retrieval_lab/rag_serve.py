@@ -1,0 +1,80 @@
+"""`retrieval-lab serve`: the page over the shipped corpus or over a folder of your own documents.
+Taught in lesson 05.
+"""
+
+from functools import partial
+
+from retrieval_lab import corpora, demo, embedding, rag, rag_documents
+from retrieval_lab.profiles import language, say
+
+CHUNK_TOKENS = 160  # as in lesson 05's table of sizes
+
+
+def serve(host: str = "127.0.0.1", port: int = 8765, **options) -> None:
+    """Answer in the browser until interrupted.
+
+    Parameters
+    ----------
+    host : "0.0.0.0" opens the page to the network; there is no password
+    options : see `assistant`
+    """
+    import uvicorn
+
+    from retrieval_lab import rag_page
+
+    print(say(en="loading models and index ...", zh="正在加载模型和索引 ……"), flush=True)
+    made = assistant(language(), **options)
+    hosts = ["*"] if host == "0.0.0.0" else [*rag_page.LOCAL, host]
+    url = f"http://{'localhost' if host in ('0.0.0.0', '127.0.0.1') else host}:{port}"
+    print(say(en=f"open {url} (Ctrl+C ends)", zh=f"在浏览器中打开 {url}（按 Ctrl+C 结束）"), flush=True)
+    uvicorn.run(rag_page.app(made, hosts), host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+
+
+def assistant(
+    lang: str,
+    *,
+    docs: str | None = None,
+    model: str | None = None,
+    reranker: str | None = None,
+    chat: str | None = None,
+    base_url: str | None = None,
+    index: str = "runs/chroma",
+    chroma: str | None = None,
+) -> rag.Assistant:
+    """The assistant behind the page.
+
+    Parameters
+    ----------
+    lang : "en" or "zh"
+    docs : file or folder of documents; the shipped corpus when not given
+    model, reranker : names; those of lesson 01 and lesson 03 when not given. reranker="none" for none
+    chat, base_url : a chat model's name, and where its server is; extractive answers when not given
+    index, chroma : folder of the index, or URL of a Chroma server
+
+    The threshold for abstaining is chosen on the shipped questions; over your own documents it is a first guess.
+    """
+    own = None if docs is None else rag_documents.load(docs)  # first: a wrong path shows at once
+    encoder = embedding.load(model) if model else demo.retriever(lang)
+    parts = {"score": _reranker(reranker, lang), "answerer": _answerer(chat, base_url)}
+    where = {"url": chroma} if chroma else {"folder": index}
+    shipped = rag_documents.from_collection(corpora.load("city_services", lang=lang))
+    city = rag.Assistant(encoder, shipped, name=f"city-{lang}", **where, **parts)
+    city.calibrate(lang)
+    if own is None:
+        return city
+    chunks = rag_documents.split(own, CHUNK_TOKENS, length=rag_documents.token_counter(encoder))
+    return rag.Assistant(encoder, chunks, name=f"docs-{lang}", thresholds=city.thresholds, **where, **parts)
+
+
+def _answerer(chat: str | None, base_url: str | None):
+    if chat is None:
+        return None
+    return rag.generative(rag.chat_model(chat, **({"base_url": base_url} if base_url else {})))
+
+
+def _reranker(name: str | None, lang: str):
+    from retrieval_lab import reranker
+
+    if name == "none":
+        return None
+    return partial(reranker.score, reranker.load(name) if name else demo.reranker(lang))

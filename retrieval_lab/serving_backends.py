@@ -1,0 +1,149 @@
+"""What the service computes with: the same two calls, tokens and forward, over an exported folder or over torch.
+Taught in lesson 06.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from retrieval_lab import onnx_models
+from retrieval_lab.profiles import say
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A model behind two functions, so that the service knows neither torch nor onnxruntime.
+
+    ``tokens(texts, truncate)`` gives one `tokenizers.Encoding` a text or pair; ``forward(encodings)`` gives one row each:
+    vectors (n, dim) of an embedding model, (n, 2) scores and logits of a reranker.
+    """
+
+    name: str
+    runtime: str  # "onnx fp32", "onnx int8", "torch"
+    family: str  # "embedding" or "reranker"
+    max_seq_length: int
+    tokens: Callable[[list, bool], list]
+    forward: Callable[[list], np.ndarray]
+    dim: int | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    task_prompts: dict[str, str] = field(default_factory=dict)
+
+
+def load(name: str | Path, family: str = "embedding", int8: bool = False, threads: int = 0) -> Backend:
+    """A backend for a model: onnxruntime if the folder was exported, torch otherwise.
+
+    Parameters
+    ----------
+    name : exported folder, or what `models.resolve` takes
+    family : "embedding" or "reranker"
+    int8 : take the quantised graph; needs an exported folder
+    threads : of one run; 0 takes every core
+
+    Raises
+    ------
+    ValueError
+        If the exported model is of another family, or int8 is asked of a model that was not exported.
+    """
+    if (Path(name) / onnx_models.CARD).is_file():
+        return _of_onnx(Path(name), family, int8, threads)
+    if int8:
+        raise ValueError(
+            say(
+                en=f"int8 needs an exported folder, and {name} is none: `retrieval-lab export {name} --to onnx --int8 --output-dir DIR`",
+                zh=f"int8 需要先导出，而 {name} 不是导出的文件夹：`retrieval-lab export {name} --to onnx --int8 --output-dir DIR`",
+            )
+        )
+    return _of_torch(name, family, threads)
+
+
+def _of_onnx(folder: Path, family: str, int8: bool, threads: int) -> Backend:
+    model = onnx_models.load(folder, int8, threads)
+    if model.family != family:
+        raise ValueError(
+            say(
+                en=f"{folder} holds a model of family {model.family!r}; {family!r} is needed here",
+                zh=f"{folder} 里的模型属于 {model.family!r}，这里需要 {family!r}",
+            )
+        )
+
+    def forward(encodings: list) -> np.ndarray:
+        found = model.forward(encodings)
+        if family == "embedding":
+            return found["sentence_embedding"]
+        return np.stack([found["scores"], found["logits"]], axis=1)
+
+    return Backend(
+        name=folder.name,
+        runtime="onnx int8" if int8 else "onnx fp32",
+        family=family,
+        max_seq_length=model.max_seq_length,
+        tokens=model.tokens,
+        forward=forward,
+        dim=model.card.get("dim"),
+        prompts=model.prompts,
+        task_prompts=model.card["task_prompts"],
+    )
+
+
+def _of_torch(name: str | Path, family: str, threads: int) -> Backend:
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    from retrieval_lab import embedding, models
+
+    if threads:
+        torch.set_num_threads(threads)
+    model = embedding.load(name) if family == "embedding" else CrossEncoder(str(models.resolve(name)))
+    return of_model(model.eval(), Path(name).name)
+
+
+def of_model(model, name: str) -> Backend:
+    """A backend around a SentenceTransformer or a CrossEncoder that is already there."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    reranks = isinstance(model, CrossEncoder)
+    tokenizers = {truncate: _tokenizer(model, truncate) for truncate in (True, False)}
+    example = model.preprocess([("a", "b")] if reranks else ["a"])
+    names = [key for key in ("input_ids", "attention_mask", "token_type_ids") if key in example]
+
+    def forward(encodings: list) -> np.ndarray:
+        arrays = onnx_models.padded(encodings, names, model.tokenizer.pad_token_id)
+        features = {key: torch.from_numpy(values).to(model.device) for key, values in arrays.items()}
+        with torch.inference_mode():
+            found = model(features)
+            if reranks:
+                logits = found["scores"].squeeze(-1)
+                return torch.stack([model.activation_fn(logits), logits], dim=1).cpu().numpy()
+            return torch.nn.functional.normalize(found["sentence_embedding"], dim=-1).cpu().numpy()
+
+    def tokens(texts: list, truncate: bool = True) -> list:
+        return tokenizers[truncate].encode_batch(list(texts))
+
+    prompts = {key: text or "" for key, text in (model.prompts or {}).items()}
+    return Backend(
+        name=name,
+        runtime="torch",
+        family="reranker" if reranks else "embedding",
+        max_seq_length=model.max_seq_length,
+        tokens=tokens,
+        forward=forward,
+        dim=None if reranks else model.get_embedding_dimension(),
+        prompts=prompts,
+        task_prompts=onnx_models.task_prompts(prompts),
+    )
+
+
+def _tokenizer(model, truncate: bool):
+    """The model's own fast tokenizer, as a copy whose settings nobody else changes."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_padding()
+    if truncate:
+        tokenizer.enable_truncation(model.max_seq_length)
+    else:
+        tokenizer.no_truncation()
+    return tokenizer

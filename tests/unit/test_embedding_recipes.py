@@ -1,0 +1,215 @@
+"""Which loss, rows and batches `embedding.train` makes of its data, and what reaches the model."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from retrieval_lab import batching, embedding, embedding_recipes, formats, losses, tiny
+from retrieval_lab.embedding_recipes import GroupBatchSampler, recipe
+from retrieval_lab.training import Config
+
+SCORED = Dataset.from_dict(
+    {
+        "query": ["a", "a", "b", "b", "b"],
+        "document": ["a one", "a two", "b one", "b two", "b three"],
+        "score": [0.8, 0.2, 3.0, 1.0, 0.0],
+        "group": [0, 0, 1, 1, 1],
+    }
+)
+PAIRS = Dataset.from_dict({"query": ["a", "b", "c"], "positive": ["a a", "b b", "c c"]})
+TRIPLETS = PAIRS.add_column("negative_1", ["x", "y", "z"])
+TEACHER = Dataset.from_dict({"query": ["a", "b"], "label": np.eye(2, 32).tolist()})
+
+
+@pytest.fixture
+def config(tmp_path):
+    def make(**changes):
+        plain = {
+            "output_dir": str(tmp_path / "run"),
+            "learning_rate": 1e-2,
+            "per_device_train_batch_size": 4,
+            "max_steps": 4,
+        }
+        return Config(**(plain | changes))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "data, settings, expected",
+    [
+        (PAIRS, {}, "MultipleNegativesRankingLoss"),
+        (TRIPLETS, {}, "MultipleNegativesRankingLoss"),
+        (TRIPLETS, {"mini_batch_size": 2}, "CachedMultipleNegativesRankingLoss"),
+        (TRIPLETS, {"use_inbatch_neg": False}, "OwnNegatives"),
+        (SCORED, {}, "GroupedKL"),
+        (SCORED, {"loss_type": "cosent"}, "CoSENTLoss"),
+        (TEACHER, {}, "TeacherVectors"),
+        (PAIRS, {"mrl_dims": [8]}, "MatryoshkaLoss"),
+    ],
+)
+def test_loss_follows_from_columns_and_configuration(config, data, settings, expected):
+    assert type(recipe(tiny.encoder(), data, config(**settings)).loss).__name__ == expected
+
+
+@pytest.mark.parametrize("data", [PAIRS, TRIPLETS, SCORED, TEACHER])
+def test_each_kind_of_data_trains(config, data):
+    before = tiny.encoder().encode("tram")
+    model = embedding.train(tiny.encoder(), data, config())
+    assert np.isfinite(model.encode("tram")).all() and np.abs(model.encode("tram") - before).max() > 1e-3
+
+
+def test_kl_brings_the_ranking_to_that_of_the_scores(config):
+    model = embedding.train(tiny.encoder(), SCORED, config(num_train_epochs=40, max_steps=-1))
+    query = embedding.encode(model, ["b"], "query")[0]
+    cosines = embedding.encode(model, ["b one", "b two", "b three"]) @ query
+    assert cosines[0] > cosines[1] > cosines[2]
+
+
+def test_distillation_brings_the_student_to_its_teacher(config):
+    texts = [f"text {i}" for i in range(12)]
+    vectors = tiny.encoder(seed=1).encode(texts)
+    data = Dataset.from_dict({"query": texts, "label": vectors.tolist()})
+    before = (tiny.encoder().encode(texts) * vectors).sum(1).mean()
+    model = embedding.train(tiny.encoder(), data, config(num_train_epochs=20, max_steps=-1))
+    assert (model.encode(texts) * vectors).sum(1).mean() > before + 0.2
+
+
+def test_scored_pairs_without_groups_are_grouped_by_query(config):
+    labels = recipe(tiny.encoder(), SCORED.remove_columns("group"), config()).rows["label"][:]
+    assert [group for _, group in labels] == [0, 0, 1, 1, 1]
+
+
+def test_prompt_of_a_row_takes_the_place_of_the_models_query_prompt(config):
+    data = TRIPLETS.add_column("prompt_for_query", ["find: ", "", "find: "])
+    model = tiny.encoder(prompts={"query": "query: ", "document": "passage: "})
+    parts = recipe(model, data, config())
+    assert parts.rows["query"][:] == ["find: a", "b", "find: c"]
+    assert parts.prompts == {"positive": "passage: ", "negative_1": "passage: "}
+
+
+def test_models_prompts_are_used_where_rows_have_none(config):
+    model = tiny.encoder(prompts={"query": "query: ", "document": "passage: "})
+    assert recipe(model, SCORED, config()).prompts == {"query": "query: ", "document": "passage: "}
+    assert recipe(model, TEACHER, config()).prompts == {"query": "query: "}
+
+
+def test_another_answer_to_a_query_is_never_its_negative():
+    """Query a has two answers; query b shares the second. The row a-one must not meet b, in whose place a-two stands."""
+    rows = [("a", "one"), ("a", "two"), ("b", "two"), *((f"q{i}", f"p{i}") for i in range(13))]
+    data = Dataset.from_list([{"query": q, "positive": p} for q, p in rows])
+    make = batching.sampler(tiny.encoder(), data, ["query", "positive"])
+    for seed in range(20):
+        for batch in make(data, 8, False, seed=seed):
+            assert len({0, 1, 2} & set(batch)) <= 1
+
+
+def test_negatives_drawn_anew_each_epoch_reach_the_loss_as_columns(config, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(f'{{"query": "{c}", "pos": ["{c}{c}"], "neg": ["x{c}", "y{c}"]}}' for c in "abcdef"))
+    data = formats.read(file, "triplet", neg_nums=1, redraw=True)
+    embedding.train(tiny.encoder(), data, config(num_train_epochs=2, max_steps=-1))
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 5, 100])
+def test_groups_stay_whole_or_are_cut_evenly_and_no_row_is_lost(batch_size):
+    rng = random.Random(0)
+    groups = [rng.randrange(12) for _ in range(70)]
+    sizes = {group: groups.count(group) for group in set(groups)}
+    sampler = GroupBatchSampler(
+        range(70), batch_size, groups=groups, lengths=[rng.randrange(1, 50) for _ in groups], seed=1
+    )
+    drawn = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler) and max(map(len, batches)) <= batch_size
+        assert sorted(row for batch in batches for row in batch) == list(range(70))
+        for batch in batches:
+            for group in {groups[row] for row in batch}:
+                part = sum(groups[row] == group for row in batch)
+                assert part == sizes[group] if sizes[group] <= batch_size else part >= min(2, batch_size // 2)
+        drawn.append(batches)
+    assert drawn[0] != drawn[1]
+
+
+def test_unknown_loss_is_refused(config, lang):
+    words = {
+        "en": "loss_type='mse'; an embedding model has in_batch, kl",
+        "zh": "loss_type='mse'；向量模型可用的损失有",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), PAIRS, config(loss_type="mse"))
+
+
+def test_data_without_the_losss_columns_is_refused(config, lang):
+    words = {
+        "en": "loss_type 'kl' needs rows with columns query, document, score; got 3 rows",
+        "zh": "loss_type 'kl' 需要",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), PAIRS, config(loss_type="kl"))
+
+
+def test_scored_pairs_with_nothing_to_compare_are_refused(config, lang):
+    words = {"en": "2 scored pairs, each of another query", "zh": "2 个打分对各属于不同的查询"}
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), SCORED.select([0, 2]), config())
+
+
+def test_batches_of_one_scored_pair_are_refused(config, lang):
+    words = {"en": "per_device_train_batch_size=1: a softmax", "zh": "per_device_train_batch_size=1：只有一篇"}
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), SCORED, config(per_device_train_batch_size=1))
+
+
+def test_pairs_without_any_negative_are_refused(config, lang):
+    words = {"en": "use_inbatch_neg=False leaves these pairs without any negative", "zh": "use_inbatch_neg=False 时"}
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), PAIRS, config(use_inbatch_neg=False))
+
+
+def test_teacher_of_another_width_is_refused_before_training(config, lang):
+    data = Dataset.from_dict({"query": ["a"], "label": [[0.0] * 47 + [1.0]]})
+    words = {"en": "teacher's vectors have 48 dims, the model's 32", "zh": "教师的向量是 48 维"}
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), data, config())
+    assert recipe(tiny.encoder(), data, config(), weights={"structure": 1.0}).loss.weights == {"structure": 1.0}
+
+
+def test_average_is_the_weighted_mean_and_leaves_the_models_alone():
+    one, two = tiny.encoder(seed=0), tiny.encoder(seed=1)
+    kept = one.encode("tram")
+    mixed = embedding.average([one, two], [0.25, 0.75])
+    for name, tensor in mixed.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, 0.25 * one.state_dict()[name] + 0.75 * two.state_dict()[name])
+    np.testing.assert_array_equal(one.encode("tram"), kept)
+    np.testing.assert_allclose(embedding.average([one, one]).encode("tram"), kept, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.6], [1.0], [0.2, 0.3, 0.5]])
+def test_weights_that_are_no_average_are_refused(weights, lang):
+    words = {"en": "2 models with weights .*add up to 1", "zh": "2 个模型，权重 .*和为 1"}
+    with pytest.raises(ValueError, match=words[lang]):
+        embedding.average([tiny.encoder(), tiny.encoder()], weights)
+
+
+def test_one_model_is_no_average():
+    with pytest.raises(ValueError, match="1 models with weights"):
+        embedding.average([tiny.encoder()])
+
+
+def test_models_of_different_layers_are_not_averaged(lang):
+    words = {"en": "average only models that started from the same one", "zh": "只能平均同源的模型"}
+    with pytest.raises(ValueError, match=words[lang]):
+        embedding.average([tiny.encoder("bert"), tiny.encoder("modernbert")])
+
+
+def test_every_loss_has_rows_and_batches():
+    names = set(embedding_recipes.COLUMNS)
+    assert names == set(embedding_recipes._ROWS) == set(embedding_recipes._LOSSES) == set(embedding_recipes._SAMPLERS)
+    assert losses.DISTILLATION_WEIGHTS == {"cosine": 10.0, "structure": 200.0, "triplet": 20.0}

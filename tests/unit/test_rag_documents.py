@@ -1,0 +1,179 @@
+"""Loading files and cutting them: expectations written out by hand."""
+
+import re
+
+import pytest
+from langchain_core.documents import Document
+
+from retrieval_lab import rag_documents, tiny
+from retrieval_lab.rag_documents import load, load_bytes, sentences, split
+
+
+def pdf(*pages: str) -> bytes:
+    """A PDF with one line of text a page, in a Chinese font of the reader, written by hand."""
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", "", "<< /Type /Font /Subtype /Type0 /BaseFont /STSong-Light "]
+    objects[2] += "/Encoding /UniGB-UTF16-H /DescendantFonts [4 0 R] >>"
+    objects.append(
+        "<< /Type /Font /Subtype /CIDFontType0 /BaseFont /STSong-Light /CIDSystemInfo "
+        "<< /Registry (Adobe) /Ordering (GB1) /Supplement 4 >> >>"
+    )
+    kids = []
+    for text in pages:
+        stream = f"BT /F1 12 Tf 50 700 Td <{text.encode('utf-16-be').hex()}> Tj ET" if text else ""
+        objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
+        resources = f"<< /Font << /F1 3 0 R >> >> /Contents {len(objects)} 0 R"
+        objects.append(f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Resources {resources} >>")
+        kids.append(f"{len(objects)} 0 R")
+    objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
+    return _assembled(objects)
+
+
+def _assembled(objects: list[str]) -> bytes:
+    content, places = b"%PDF-1.4\n", []
+    for number, text in enumerate(objects, 1):
+        places.append(len(content))
+        content += f"{number} 0 obj\n{text}\nendobj\n".encode()
+    table = "".join(f"{place:010d} 00000 n \n" for place in places)
+    end = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}"
+    end += f"trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(content)}\n%%EOF"
+    return content + end.encode()
+
+
+def test_folder_is_read_whole_in_the_order_of_names_and_other_types_are_left(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.txt").write_text("Second.", encoding="utf-8")
+    (tmp_path / "a.md").write_text("# First\n\nText.", encoding="utf-8")
+    (tmp_path / "sub" / "c.htm").write_text("<p>第三。</p>", encoding="utf-8")
+    (tmp_path / "d.png").write_bytes(b"\x89PNG")
+    found = load(tmp_path)
+    assert [d.metadata["source"] for d in found] == ["a.md", "b.txt", "sub/c.htm"]
+    assert [d.metadata["title"] for d in found] == ["First", "b", "c"]
+    assert found[2].page_content == "第三。"
+
+
+def test_html_keeps_headings_rows_and_words_together_and_drops_scripts():
+    page = b"""<html><head><title>Fees</title><style>p{}</style></head><body><nav>Home</nav><script>alert(1)</script>
+    <h2>Boats &amp; <b>nets</b></h2><p>A <b>ten</b>-crown fee.</p><ul><li>one</li><li>two</li></ul></body></html>"""
+    document = load_bytes(page, "fees.html")[0]
+    assert document.metadata["title"] == "Fees"
+    assert [line for line in document.page_content.split("\n") if line] == [
+        "## Boats & nets", "A ten-crown fee.", "one", "two",
+    ]  # fmt: skip
+
+
+def test_html_is_read_in_the_encoding_that_it_declares():
+    page = '<html><head><meta charset="gb18030"></head><body><p>渡船每小时一班。</p></body></html>'.encode("gb18030")
+    assert load_bytes(page, "ferry.html")[0].page_content == "渡船每小时一班。"
+
+
+@pytest.mark.parametrize("text", ["The ferry costs 2 crowns.", "渡船票价 2 元。"])
+def test_pdf_gives_a_document_a_page_and_leaves_out_empty_ones(text):
+    found = load_bytes(pdf(text, "", "3"), "ferry.pdf")
+    assert [(d.page_content, d.metadata["page"]) for d in found] == [(text, 1), ("3", 3)]
+
+
+def test_lines_of_a_printed_column_are_joined():
+    assert rag_documents._unwrapped("The ferry\nruns.\nNext") == "The ferry runs.\nNext"
+    assert rag_documents._unwrapped("渡船每\n小时一班。") == "渡船每小时一班。"
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.docx", b"x", "a.docx: the type is none of .md .markdown .html .htm .pdf .txt"),
+        ("a.txt", "渡船".encode("gb18030"), "a.txt: not UTF-8 (byte 0); save it as UTF-8"),
+        ("a.pdf", b"no pdf", "a.pdf: no readable PDF"),
+        ("a.pdf", b"", "a.pdf: no readable PDF"),
+        ("a.pdf", pdf(""), "a.pdf: it holds no text"),
+        ("a.md", b" \n", "a.md: it holds no text"),
+    ],
+)
+def test_file_that_cannot_be_read_is_named_with_the_reason(name, content, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        load_bytes(content, name)
+
+
+def test_encrypted_pdf_is_refused_in_chinese(chinese, tmp_path):
+    from pypdf import PdfReader, PdfWriter
+
+    (tmp_path / "open.pdf").write_bytes(pdf("text"))
+    writer = PdfWriter(clone_from=PdfReader(tmp_path / "open.pdf"))
+    writer.encrypt("secret", algorithm="RC4-128")
+    writer.write(tmp_path / "closed.pdf")
+    with pytest.raises(ValueError, match=r"closed.pdf：不是可读的 PDF.*去掉密码"):
+        load(tmp_path / "closed.pdf")
+
+
+def test_missing_path_and_folder_without_documents_are_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not there"):
+        load(tmp_path / "none.md")
+    with pytest.raises(FileNotFoundError, match="holds no file of the types"):
+        load(tmp_path)
+
+
+def contents(text: str, size: int, **options) -> list[str]:
+    return [chunk.page_content for chunk in split([Document(text, metadata={"source": "s"})], size, **options)]
+
+
+def test_chinese_is_cut_after_its_punctuation_never_before_it():
+    text = "渡船每小时一班。冬天停开！电车呢？照常；夜里，每半小时一班。"
+    for size in range(8, 24):  # the longest clause has 8 characters
+        found = contents(text, size)
+        assert "".join(found) == text
+        assert not any(chunk[0] in "。！？；，" for chunk in found)
+        assert max(map(len, found)) <= size
+    assert contents(text, 8) == ["渡船每小时一班。", "冬天停开！", "电车呢？", "照常；夜里，", "每半小时一班。"]
+
+
+def test_english_is_cut_between_sentences_and_never_inside_a_number():
+    assert contents("It costs 2.40 crowns. Children pay half.", 22) == ["It costs 2.40 crowns.", "Children pay half."]
+
+
+def test_no_chunk_is_longer_than_asked_even_without_any_punctuation():
+    assert max(map(len, contents("长" * 100, 7))) == 7
+
+
+def test_size_may_be_counted_in_tokens():
+    model = tiny.encoder()  # one token a character
+    count = rag_documents.token_counter(model)
+    assert count("tram") == 4
+    assert contents("abc. def. ghi.", 9, length=count) == contents("abc. def. ghi.", 9)
+
+
+def test_every_chunk_names_its_section_and_keeps_the_metadata():
+    text = "# City\n\nIntro.\n\n## Ferry\n\nHourly.\n\n```\n# no heading\n```\n\n## Empty\n\n## Tram\n\nOften."
+    document = Document(text, metadata={"source": "c.md", "title": "City", "page": 3})
+    found = split([document], 100)
+    assert [chunk.metadata["title"] for chunk in found] == ["City", "City › Ferry", "City › Tram"]
+    assert found[1].page_content == "City › Ferry\nHourly.\n\n```\n# no heading\n```"
+    assert [(chunk.metadata["chunk"], chunk.metadata["page"]) for chunk in found] == [(0, 3), (1, 3), (2, 3)]
+    assert document.page_content == text and document.metadata == {"source": "c.md", "title": "City", "page": 3}
+
+
+def test_title_of_a_collections_document_stands_once(harbour):
+    document = rag_documents.from_collection(harbour)[0]
+    assert document.metadata == {"source": "tram", "title": "the tram leaves every ten minutes"}
+    titled = Document("Ferry\nHourly.", metadata={"source": "f", "title": "Ferry"})
+    assert split([titled], 50)[0].page_content == "Ferry\nHourly."
+
+
+@pytest.mark.parametrize("size, overlap", [(0, 0), (5, 5), (5, -1)])
+def test_impossible_size_is_refused(size, overlap):
+    with pytest.raises(ValueError, match=f"size={size}, overlap={overlap}"):
+        split([], size, overlap)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Pay 2.40 crowns. Ask Dr. Lee at St. Anne. Bring form No. 4!", ["Pay 2.40 crowns.", "Ask Dr. Lee at St. Anne.", "Bring form No. 4!"]),
+        ("Is it free? No. Then pay.", ["Is it free?", "No.", "Then pay."]),
+        ('He said "come." Then left.', ['He said "come."', "Then left."]),
+        ("没有。他说：“明天来。”再见！", ["没有。", "他说：“明天来。”", "再见！"]),
+        ("| line | every |\n|---|---|\n| 1 | 8 min |", ["| line | every |", "| 1 | 8 min |"]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_sentences(text, expected):
+    assert sentences(text) == expected
+    assert all(sentence in text for sentence in sentences(text))

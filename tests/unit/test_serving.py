@@ -1,0 +1,290 @@
+"""The service in process: shapes of requests and answers, limits, errors, and what stands before the application."""
+
+import asyncio
+import base64
+import json
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from retrieval_lab import serving, serving_backends, tiny
+from retrieval_lab.serving_guard import Guard, Metrics
+from retrieval_lab.serving_requests import Limits
+
+PROMPTS = {"query": "query: ", "document": "passage: "}
+CORPUS = {
+    "tram": "the tram leaves every ten minutes",
+    "ferry": "the ferry crosses the river",
+    "pool": "the pool opens at 7",
+}
+LIMITS = Limits(max_body_bytes=20_000, max_batch=4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.encoder(prompts=PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def reranker():
+    return tiny.cross_encoder()
+
+
+@pytest.fixture(scope="module")
+def client(model, reranker):
+    backends = serving_backends.of_model(model, "tiny"), serving_backends.of_model(reranker, "tiny-reranker")
+    with TestClient(serving.create_app(*backends, CORPUS, limits=LIMITS), raise_server_exceptions=False) as client:
+        yield client
+
+
+def unit(model, texts):
+    return model.encode(texts, normalize_embeddings=True)
+
+
+@pytest.mark.parametrize("inputs", ["tram", ["tram"], ["tram", "", "在这", "a {x} %s"]])
+def test_embed_gives_the_models_vectors(client, model, inputs):
+    found = client.post("/embed", json={"inputs": inputs})
+    assert found.status_code == 200
+    np.testing.assert_allclose(found.json(), unit(model, [inputs] if isinstance(inputs, str) else inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["query", "document"])
+def test_named_prompt_is_put_before_the_text_once(client, model, name):
+    found = client.post("/embed", json={"inputs": ["tram"], "prompt_name": name}).json()
+    np.testing.assert_allclose(found, unit(model, [PROMPTS[name] + "tram"]), atol=1e-5)
+
+
+def test_openai_shape_in_numbers_and_in_base64(client, model):
+    asked = {"input": ["tram", "ferry"], "model": "whatever"}
+    numbers = client.post("/v1/embeddings", json=asked).json()
+    assert numbers["object"] == "list" and [row["index"] for row in numbers["data"]] == [0, 1]
+    assert numbers["usage"] == {"prompt_tokens": 6 + 7, "total_tokens": 13}  # one a letter, [CLS] and [SEP]
+    packed = client.post("/v1/embeddings", json=asked | {"encoding_format": "base64"}).json()
+    for plain, coded, expected in zip(numbers["data"], packed["data"], unit(model, asked["input"]), strict=True):
+        np.testing.assert_allclose(plain["embedding"], expected, atol=1e-5)
+        np.testing.assert_allclose(np.frombuffer(base64.b64decode(coded["embedding"]), "<f4"), expected, atol=1e-5)
+
+
+def test_openais_own_client_reads_it(client, model):
+    openai = pytest.importorskip("openai")
+    asking = openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client)
+    found = asking.embeddings.create(model="tiny", input=["tram"])
+    np.testing.assert_allclose(found.data[0].embedding, unit(model, ["tram"])[0], atol=1e-5)
+
+
+def test_rerank_orders_texts_by_the_rerankers_score(client, reranker):
+    texts = list(CORPUS.values())
+    expected = reranker.predict([("tram", text) for text in texts], show_progress_bar=False)
+    rows = client.post("/rerank", json={"query": "tram", "texts": texts, "return_text": True}).json()
+    assert [row["index"] for row in rows] == np.argsort(-expected).tolist()
+    for row in rows:
+        assert row["text"] == texts[row["index"]] and row["score"] == pytest.approx(expected[row["index"]], abs=1e-5)
+
+
+def test_raw_scores_are_logits(client):
+    rows, raw = (
+        client.post("/rerank", json={"query": "tram", "texts": ["a", "b"], "raw_scores": given}).json()
+        for given in (0, 1)
+    )
+    for plain, logit in zip(rows, raw, strict=True):
+        assert plain["score"] == pytest.approx(1 / (1 + np.exp(-logit["score"])), abs=1e-5)
+
+
+def test_search_is_cosine_over_the_corpus_with_both_prompts(client, model):
+    docs = unit(model, ["passage: " + text for text in CORPUS.values()])
+    cosines = docs @ unit(model, ["query: tram"])[0]
+    order = np.argsort(-cosines)[:2]
+    found = client.post("/search", json={"query": "tram", "top_k": 2}).json()["results"]
+    assert [row["id"] for row in found] == [list(CORPUS)[i] for i in order]
+    np.testing.assert_allclose([row["score"] for row in found], cosines[order], atol=1e-5)
+    assert found[0]["text"] == CORPUS[found[0]["id"]]
+
+
+def test_search_reranks_when_asked(client, reranker):
+    expected = reranker.predict([("tram", text) for text in CORPUS.values()], show_progress_bar=False)
+    found = client.post("/search", json={"query": "tram", "rerank": True}).json()["results"]
+    assert [row["id"] for row in found] == [list(CORPUS)[i] for i in np.argsort(-expected)]
+
+
+def test_health_says_what_runs_and_what_is_allowed(client):
+    found = client.get("/health").json()
+    assert found["status"] == "ok" and found["documents"] == 3
+    assert found["embedding"] == {
+        "model": "tiny",
+        "runtime": "torch",
+        "max_seq_length": 128,
+        "dim": 32,
+        "prompts": PROMPTS,
+    }
+    assert found["reranker"]["model"] == "tiny-reranker" and found["limits"]["max_batch"] == 4
+
+
+def test_metrics_count_answers_by_path_and_status_and_invent_no_path(client):
+    client.post("/embed", json={"inputs": []})
+    client.get("/made/up/1")
+    client.get("/made/up/2")
+    text = client.get("/metrics").text
+    assert 'requests_total{path="/embed",status="400"}' in text and 'path="other",status="404"' in text
+    assert "made" not in text and "batch_texts_count" in text and 'tokens_total{kind="padding"}' in text
+
+
+BAD = {
+    "no text": ("/embed", {"inputs": []}, 400, "`inputs` is empty; send at least one text"),
+    "too many": ("/embed", {"inputs": ["a"] * 5}, 413, "`inputs` holds 5 texts, at most 4 are taken"),
+    "too long": (
+        "/embed",
+        {"inputs": ["ok", "a" * 200]},
+        413,
+        "text 1 has 202 tokens, tiny reads 128; split it, or send truncate",
+    ),
+    "no field": ("/embed", {"texts": ["a"]}, 422, "inputs: Field required"),
+    "numbers": ("/embed", {"inputs": [1, 2]}, 422, "inputs"),
+    "unknown prompt": ("/embed", {"inputs": "a", "prompt_name": "poem"}, 422, "prompt_name 'poem' is not one of"),
+    "unnormalised": ("/embed", {"inputs": "a", "normalize": False}, 422, "normalize: Input should be True"),
+    "no rerank text": ("/rerank", {"query": "a", "texts": []}, 400, "`texts` is empty"),
+    "no query": ("/search", {"query": ""}, 422, "query: String should have at least 1 character"),
+    "top_k of zero": ("/search", {"query": "a", "top_k": 0}, 422, "top_k: Input should be greater than or equal to 1"),
+    "top_k of a million": ("/search", {"query": "a", "top_k": 10**6}, 422, "top_k: Input should be less than"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_wrong_request_gets_a_4xx_that_says_why(client, case):
+    path, body, status, words = BAD[case]
+    found = client.post(path, json=body)
+    assert found.status_code == status and words in found.json()["error"] and "error_type" in found.json()
+
+
+def test_openai_path_gives_openai_errors(client):
+    found = client.post("/v1/embeddings", json={"input": ["a"], "dimensions": 7})
+    assert found.status_code == 400
+    error = found.json()["error"]
+    assert error["message"] == "dimensions=7: this model gives 32; leave `dimensions` out"
+    assert error["type"] == "invalid_request_error"
+
+
+def test_long_text_is_cut_when_asked(client, model):
+    found = client.post("/embed", json={"inputs": "a" * 200, "truncate": True})
+    np.testing.assert_allclose(found.json(), unit(model, ["a" * 200]), atol=1e-5)
+
+
+MALFORMED = {
+    "not JSON": b"{inputs",
+    "half a body": b'{"inputs": ["a"',
+    "a list": b"[1, 2]",
+    "nothing": b"",
+    "not UTF-8": b'{"inputs": "\xff\xfe"}',
+    "half a surrogate": b'{"inputs": "\\ud800 tram"}',
+    "deep": b'{"inputs": ' + b"[" * 9000 + b"]" * 9000 + b"}",
+    "numbers beyond floats": b'{"inputs": 1e999, "input": 1e999, "query": 1e999}',
+    "null": b"null",
+}
+
+
+@pytest.mark.parametrize("path", ["/embed", "/v1/embeddings", "/rerank", "/search"])
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_body_gets_a_clear_4xx(client, path, case):
+    found = client.post(path, content=MALFORMED[case], headers={"content-type": "application/json"})
+    assert found.status_code in (400, 422)
+    assert found.json()["error"]
+    assert client.post("/embed", json={"inputs": "tram"}).status_code == 200
+
+
+def test_body_over_the_limit_is_refused_declared_or_not(client):
+    body = json.dumps({"inputs": "a" * 30_000}).encode()
+    for content in (body, iter([body[:10_000], body[10_000:]])):
+        found = client.post("/embed", content=content, headers={"content-type": "application/json"})
+        assert found.status_code == 413 and found.json()["error"].startswith("the body is larger than 20000 bytes")
+
+
+def test_service_without_reranker_or_corpus_says_so(model):
+    with TestClient(serving.create_app(serving_backends.of_model(model, "tiny"))) as client:
+        rerank = client.post("/rerank", json={"query": "a", "texts": ["b"]})
+        search = client.post("/search", json={"query": "a"})
+    assert rerank.status_code == search.status_code == 404
+    assert "start it with --reranker MODEL" in rerank.json()["error"]
+    assert "start it with --corpus" in search.json()["error"]
+
+
+def test_overload_is_a_429_that_says_when_to_come_back(model):
+    limits = Limits(max_waiting=10)
+    with TestClient(serving.create_app(serving_backends.of_model(model, "tiny"), limits=limits)) as client:
+        found = client.post("/embed", json={"inputs": "a" * 50})
+        assert found.status_code == 429 and found.headers["retry-after"] == "1"
+        assert found.json() == {
+            "error": "0 tokens are waiting, at most 10 may; try again in a second",
+            "error_type": "Overloaded",
+        }
+        assert client.post("/embed", json={"inputs": "a"}).status_code == 200
+
+
+def test_model_that_fails_gives_a_500_and_the_service_lives(model):
+    from dataclasses import replace
+
+    backend = serving_backends.of_model(model, "tiny")
+
+    def forward(encodings):
+        if len(encodings[0].ids) > 50:
+            raise MemoryError("no memory")
+        return backend.forward(encodings)
+
+    app = serving.create_app(replace(backend, forward=forward))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        found = client.post("/embed", json={"inputs": "a" * 60})
+        assert found.status_code == 500 and "the model failed (MemoryError)" in found.json()["error"]
+        assert 'requests_total{path="/embed",status="500"} 1.0' in client.get("/metrics").text
+        assert client.post("/embed", json={"inputs": "a"}).status_code == 200
+
+
+def sent_to_guard(messages, limits):
+    """What a guard answers to these messages; the last one never comes when the list ends."""
+    sent, waiting = [], list(messages)
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive():
+        if not waiting:
+            await asyncio.sleep(60)
+        return waiting.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/embed", "headers": []}
+    metrics = Metrics()
+    asyncio.run(Guard(app, limits, metrics)(scope, receive, send))
+    return sent, metrics.text().decode()
+
+
+def test_body_that_does_not_arrive_is_a_408():
+    sent, _ = sent_to_guard([{"type": "http.request", "body": b"{", "more_body": True}], Limits(body_seconds=0.05))
+    assert sent[0]["status"] == 408 and b"did not arrive within 0.05 s" in sent[1]["body"]
+
+
+def test_endless_body_is_not_read_for_ever():
+    endless = [{"type": "http.request", "body": b"x" * 100, "more_body": True}] * 1000
+    sent, _ = sent_to_guard(endless, Limits(max_body_bytes=10))
+    assert sent[0]["status"] == 413
+
+
+def test_client_that_leaves_while_sending_is_counted_and_gets_nothing():
+    sent, text = sent_to_guard([{"type": "http.disconnect"}], Limits())
+    assert sent == [] and 'status="499"' in text
+
+
+def test_backend_of_another_family_is_refused(tmp_path, reranker, lang):
+    from retrieval_lab import export
+
+    export.to_onnx(reranker, tmp_path)
+    words = {"en": "holds a model of family 'reranker'; 'embedding' is needed here", "zh": "这里需要 'embedding'"}
+    with pytest.raises(ValueError, match=words[lang]):
+        serving_backends.load(tmp_path)
+
+
+def test_int8_of_a_model_that_was_not_exported_is_refused(tmp_path, lang):
+    words = {"en": "int8 needs an exported folder, and minilm is none", "zh": "int8 需要先导出"}
+    with pytest.raises(ValueError, match=words[lang]):
+        serving_backends.load("minilm", int8=True)

@@ -1,0 +1,150 @@
+"""The service as a real uvicorn process on loopback: many clients, rude clients, and the end."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from retrieval_lab import export, serving_process, tiny
+
+TEXTS = [f"tram {i} " * (i % 7 + 1) for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.encoder(prompts={"query": "query: ", "document": "passage: "})
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    return export.to_onnx(model, tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="module")
+def service(folder):
+    with serving_process.Running("--model", folder, seconds=60) as running:
+        yield running
+
+
+def address(url):
+    host, port = url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def asked_at_once(service):
+    """Three answers for each text, from 16 clients."""
+
+    def ask(text):
+        with httpx.Client(base_url=service.url) as http:
+            return [http.post("/embed", json={"inputs": text}, timeout=30).json()[0] for _ in range(3)]
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(ask, TEXTS))
+
+
+def test_concurrent_clients_each_get_their_own_vectors(service, model):
+    expected = model.encode(TEXTS, normalize_embeddings=True)
+    for rows, vector in zip(asked_at_once(service), expected, strict=True):
+        np.testing.assert_allclose(rows, [vector] * 3, atol=1e-5)
+
+
+def test_requests_of_several_clients_share_runs(service):
+    asked_at_once(service)
+    text = httpx.get(f"{service.url}/metrics").text
+    numbers = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("batch_texts_"))
+    assert float(numbers["batch_texts_sum"]) > float(numbers["batch_texts_count"])
+
+
+def test_huge_body_is_refused_and_memory_stays(service):
+    before = service.memory_mb()
+    body = b'{"inputs": "' + b"a" * 20_000_000 + b'"}'
+    found = httpx.post(f"{service.url}/embed", content=body, timeout=30)
+    assert found.status_code == 413 and "larger than 1000000 bytes" in found.json()["error"]
+    assert service.memory_mb() - before < 200
+
+
+def test_longest_allowed_text_is_answered(service):
+    body = {"inputs": ["a " * 50_000], "truncate": True}
+    assert httpx.post(f"{service.url}/embed", json=body, timeout=30).status_code == 200
+
+
+def test_clients_that_vanish_leave_no_trace(service):
+    body = json.dumps({"inputs": ["tram " * 20] * 64}).encode()
+    head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
+    for sent in (head + body, head + body[:10], head, b"POST /em", b"\x16\x03\x01\x00garbage\r\n\r\n"):
+        for _ in range(10):
+            with socket.create_connection(address(service.url)) as rude:
+                rude.sendall(sent)
+                rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # reset
+    assert httpx.post(f"{service.url}/embed", json={"inputs": "tram"}, timeout=30).status_code == 200
+    end = time.monotonic() + 10
+    while len(psutil.Process(service.pid).net_connections()) > 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(psutil.Process(service.pid).net_connections()) <= 2  # the listening socket, and one that closes
+
+
+def test_garbage_instead_of_http_gets_a_400(service):
+    with socket.create_connection(address(service.url), timeout=10) as rude:
+        rude.sendall(b"\x00\x01 nonsense\r\n\r\n")
+        assert rude.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_sigterm_finishes_what_was_asked_and_then_ends(folder):
+    answers = []
+    with serving_process.Running("--model", folder, seconds=60) as running:
+        body = {"inputs": ["a" * 120] * 64}
+
+        def ask():
+            answers.append(httpx.post(f"{running.url}/embed", json=body, timeout=30).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 10  # until the requests have been read
+        while len(psutil.Process(running.pid).net_connections()) < 5 and time.monotonic() < end and not answers:
+            time.sleep(0.005)
+        time.sleep(0.05)
+        os.kill(running.pid, signal.SIGTERM)
+        status = running.process.wait(20)
+        for thread in threads:
+            thread.join()
+    assert answers == [200] * 4
+    assert status in (0, -signal.SIGTERM)
+
+
+def test_killed_service_is_noticed_by_its_clients(folder):
+    with serving_process.Running("--model", folder, seconds=60) as running:
+        running.process.kill()
+        running.process.wait(10)
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{running.url}/embed", json={"inputs": "tram"}, timeout=5)
+
+
+def test_service_that_cannot_start_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match=r"(?s)the service did not start \(exit status 2\).*retrieval-lab serve"):
+        serving_process.Running("--model", tmp_path, seconds=60)
+
+
+def test_load_test_counts_requests_and_orders_its_times(service):
+    found = serving_process.load_test(service.url, TEXTS, seconds=0.5, clients=4)
+    assert found["requests/s"] > 1 and 0 < found["p50 ms"] <= found["p99 ms"] and found["errors"] == 0
+
+
+def test_quantile_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="no request was answered in time"):
+        serving_process.quantile([], 0.5)
+
+
+@pytest.mark.parametrize("share, expected", [(0.5, 5), (0.99, 10), (0.91, 10), (0.9, 9), (0.0, 1)])
+def test_quantile_counts_up_from_the_smallest(share, expected):
+    assert serving_process.quantile([float(i) for i in range(1, 11)], share) == expected

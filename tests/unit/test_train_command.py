@@ -1,0 +1,146 @@
+"""`retrieval-lab train`: every family from a file to a saved model, by the same command."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from retrieval_lab import cli, train_command
+from retrieval_lab.training_config import Config
+
+CONFIGS = Path(train_command.__file__).parents[1] / "configs"
+TRIPLETS = [{"query": w, "pos": [w[::-1]], "neg": [w + " no", w + " never"]} for w in ("tram", "ferry", "pool", "park")]
+GRADED = [{"query": w, "pos": [w[::-1], w + " no"], "pos_scores": [2, 0]} for w in ("tram", "ferry", "pool", "park")]
+
+
+@pytest.fixture(autouse=True)
+def own_log(tmp_path, monkeypatch):
+    monkeypatch.setenv("RETRIEVAL_LAB_RUNS", str(tmp_path / "log"))
+
+
+def write(folder, lines):
+    file = folder / "train.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(file)
+
+
+def saved(folder):
+    """A tiny model of each starting point, as a folder."""
+    from retrieval_lab import tiny
+
+    tiny.encoder().save_pretrained(str(folder / "encoder"))
+    tiny.chat_folder("llama", folder / "decoder")
+
+
+FAMILIES = {
+    "embedding": ("encoder", TRIPLETS, ["--neg_nums", "1", "--query_max_len", "8", "--passage_max_len", "12"]),
+    "colbert": ("encoder", TRIPLETS, []),
+    "reranker": ("encoder", TRIPLETS, ["--loss_type", "listwise"]),
+    "bert_encoder": ("encoder", GRADED, ["--loss_type", "point_ce", "--max_label", "2"]),
+    "llm": ("decoder", TRIPLETS, ["--use_lora", "true", "--lora_r", "2"]),
+    "llm_decoder": (
+        "decoder",
+        TRIPLETS,
+        ["--query_format", "query: {}", "--document_format", "document: {}", "--seq", " "],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_trains_from_the_command_line(tmp_path, capsys, name):
+    start, lines, more = FAMILIES[name]
+    saved(tmp_path)
+    file = tmp_path / "config.yaml"
+    settings = {
+        "model_type": name,
+        "model_name_or_path": str(tmp_path / start),
+        "batch_size": 2,
+        "lr": "1e-3",
+        "epoch": 9,
+    }
+    file.write_text(
+        yaml.safe_dump(settings | {"train_dataset": write(tmp_path, lines), "output_dir": str(tmp_path / "run")})
+    )
+    assert (
+        cli.main(["train", "--config", str(file), "--epoch", "1", "--val_dataset", write(tmp_path, lines), *more]) == 0
+    )
+    assert f"saved: {tmp_path}/run/model" in capsys.readouterr().out
+    card = json.loads((tmp_path / "run" / "model" / "lab_card.json").read_text())
+    assert card["config"]["num_train_epochs"] == 1 and card["metric"].endswith("ndcg@10") and card["after"] is not None
+    assert cli.main(["runs"]) == 0
+    assert "ndcg@10" in capsys.readouterr().out
+
+
+def test_lengths_of_queries_and_documents_are_kept_apart_and_saved(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    saved(tmp_path)
+    config = Config(
+        model_name_or_path=str(tmp_path / "encoder"),
+        train_dataset=write(tmp_path, TRIPLETS),
+        epoch=1,
+        batch_size=4,
+        query_max_len=4,
+        passage_max_len=6,
+        output_dir=str(tmp_path / "run"),
+    )
+    train_command.run(config)
+    model = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
+    cut = [model.preprocess(["abcdefghij"], task=task)["input_ids"].shape[1] for task in ("query", "document")]
+    assert cut == [4, 6]
+
+
+def test_prompts_are_saved_with_the_model(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    saved(tmp_path)
+    config = Config(
+        model_name_or_path=str(tmp_path / "encoder"),
+        train_dataset=write(tmp_path, TRIPLETS),
+        epoch=1,
+        batch_size=4,
+        query_instruction="Q: {}",
+        document_instruction="D: ",
+        output_dir=str(tmp_path / "run"),
+    )
+    train_command.run(config)
+    assert SentenceTransformer(str(tmp_path / "run" / "model")).prompts == {"query": "Q: ", "document": "D: "}
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_configuration_is_valid_and_its_data_are_there(file):
+    config = Config.read(file)
+    assert (CONFIGS.parent / config.train_dataset).is_file()
+    moved = config.model_copy(update={"train_dataset": str(CONFIGS.parent / config.train_dataset)})
+    assert train_command._kind(moved) in train_command.KINDS[config.model_type]
+
+
+def refused(capsys, *words):
+    assert cli.main(["train", *words]) == 2
+    return capsys.readouterr().err
+
+
+def test_unknown_family_is_refused(capsys):
+    assert "model_type='bm25' is not known; use one of embedding" in refused(capsys, "--model_type", "bm25")
+
+
+def test_missing_model_or_data_is_named(capsys):
+    assert "model_name_or_path is not set" in refused(capsys)
+    assert "train_dataset is not set" in refused(capsys, "--model_name_or_path", "minilm")
+
+
+def test_unknown_setting_is_refused(capsys):
+    assert "epoc is no setting; the nearest is epoch" in refused(capsys, "--epoc", "1")
+
+
+def test_file_of_another_kind_is_refused(capsys, tmp_path):
+    graded = write(tmp_path, [{"query": "a"}])
+    words = ["--model_type", "reranker", "--model_name_or_path", "x", "--train_dataset", graded]
+    assert "has lines of the format 'query'; model_type reranker reads graded" in refused(capsys, *words)
+
+
+def test_unknown_words_of_other_commands_are_still_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["runs", "--lr", "1"])
+    assert stopped.value.code == 2 and "unrecognized arguments: --lr 1" in capsys.readouterr().err
