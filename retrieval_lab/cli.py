@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     mine = commands.add_parser("mine", parents=[both], help="hard negatives for a training file")
     mine.add_argument("file", help="lines of query and pos")
     mine.add_argument("--model", required=True, help="the encoder that finds them, by alias, hub id or folder")
-    mine.add_argument("--corpus", help="a collection's name or folder, or JSON lines with text; default: the file's positives")
+    mine.add_argument(
+        "--corpus", help="a collection's name or folder, or JSON lines with text; default: the file's positives"
+    )
     mine.add_argument("--output", default="runs/mined.jsonl", help="lines of query, pos and neg")
     mine.add_argument("--neg-nums", type=int, default=4, help="negatives a line")
     mine.add_argument("--depth", type=int, default=50, help="candidates of each search, BM25 and the model's")

@@ -3,6 +3,7 @@ Taught in lesson 05.
 """
 
 from operator import itemgetter
+
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableBranch, RunnableLambda, RunnablePassthrough
@@ -20,7 +21,17 @@ from retrieval_lab.rag_retrieval import (
 )
 from retrieval_lab.rag_store import Changes, chunks_in, ingest, open_store
 
-__all__ = ["Assistant", "calibrate", "chain", "chat_model", "evidence", "extractive", "generative", "ingest", "open_store"]
+__all__ = [
+    "Assistant",
+    "calibrate",
+    "chain",
+    "chat_model",
+    "evidence",
+    "extractive",
+    "generative",
+    "ingest",
+    "open_store",
+]
 
 
 def evidence(documents: list[Document], by: str = "cosine") -> float:
@@ -84,9 +95,9 @@ def calibrate(retriever: BaseRetriever, lang: str, by: str = "cosine") -> float:
     """
     asked = corpora.load("city_services", lang=lang, split="dev").queries.values()
     hopeless = {**corpora.unanswerable(lang, "train"), **corpora.unanswerable(lang, "dev")}.values()
-    return rag_metrics.choose_threshold(*(
-        [evidence(retriever.invoke(question), by) for question in questions] for questions in (asked, hopeless)
-    ))
+    return rag_metrics.choose_threshold(
+        *([evidence(retriever.invoke(question), by) for question in questions] for questions in (asked, hopeless))
+    )
 
 
 RETRIEVERS = ("both", "meaning", "words")
@@ -109,7 +120,9 @@ class Assistant:
     Source: lesson 05.
     """
 
-    def __init__(self, model, chunks, folder=None, *, url=None, score=None, answerer=None, thresholds=None, name="passages"):
+    def __init__(
+        self, model, chunks, folder=None, *, url=None, score=None, answerer=None, thresholds=None, name="passages"
+    ):
         self.model, self.score = model, score
         self.store = open_store(model, folder, url=url, name=name)
         self.changes = ingest(self.store, chunks)

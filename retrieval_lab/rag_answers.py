@@ -87,7 +87,7 @@ def extractive(model, n_sentences: int = 3, context: float = 0.5) -> Runnable:
     return RunnableLambda(quote, name="extractive")
 
 
-_INNER = str.maketrans("“”\"[]", "‘’'()")  # no sentence can end its quotation or bring its own number
+_INNER = str.maketrans('“”"[]', "‘’'()")  # no sentence can end its quotation or bring its own number
 
 
 def _nearness(model, question: str, documents: Sequence[Document], texts: list[str], known: dict) -> dict[str, float]:

@@ -20,7 +20,9 @@ SEPARATORS = (
     r"\s+",
     "",  # characters, so that no chunk is ever longer than asked
 )
-_SENTENCE_END = re.compile(r"(?<=[。！？!?])(?![”」』）)\"'’])|(?<=[。！？!?][”」』）)\"'’])|(?<=[.][\"'”’)])\s+|(?<=[.])\s+|\n")
+_SENTENCE_END = re.compile(
+    r"(?<=[。！？!?])(?![”」』）)\"'’])|(?<=[。！？!?][”」』）)\"'’])|(?<=[.][\"'”’)])\s+|(?<=[.])\s+|\n"
+)
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|approx|St|Mr|Mrs|Ms|Dr|[A-Z])\.$")
 _HEADING = re.compile(r"(#{1,6})\s+(.+?)\s*#*$")
 

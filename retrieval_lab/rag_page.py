@@ -125,7 +125,10 @@ def _lines(chain, question: str, lock: Lock) -> Iterator[str]:
     """One JSON object a line, as the chain goes: documents, pieces of the answer, citations; or an error."""
     answer = ""
     if not lock.acquire(timeout=PATIENCE):
-        yield json.dumps({"error": say(en="too many questions at once; try again", zh="同时提问的人太多，稍后再试")}) + "\n"
+        yield (
+            json.dumps({"error": say(en="too many questions at once; try again", zh="同时提问的人太多，稍后再试")})
+            + "\n"
+        )
         return
     try:
         for part in chain.stream(question):

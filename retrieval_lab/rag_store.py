@@ -169,7 +169,9 @@ def chunk_id(chunk: Document) -> str:
         If the chunk has no ``source``.
     """
     if not chunk.metadata.get("source"):
-        raise ValueError(f"a chunk has no `source` in its metadata: {chunk.page_content[:60]!r}; say where it comes from")
+        raise ValueError(
+            f"a chunk has no `source` in its metadata: {chunk.page_content[:60]!r}; say where it comes from"
+        )
     made_of = json.dumps([chunk.page_content, chunk.metadata], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(made_of.encode()).hexdigest()[:32]
 

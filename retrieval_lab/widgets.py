@@ -151,7 +151,9 @@ def chat_view(result: dict) -> str:
 
 
 def _source_item(number: int, document, citations: list) -> str:
-    scores = [f"{name} {document.metadata[name]:.3f}" for name in ("cosine", "rerank_score") if name in document.metadata]
+    scores = [
+        f"{name} {document.metadata[name]:.3f}" for name in ("cosine", "rerank_score") if name in document.metadata
+    ]
     head = html.escape(" · ".join([document.metadata["source"], *scores]))
     text = html.escape(document.page_content)
     for citation in citations:

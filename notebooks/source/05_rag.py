@@ -114,7 +114,9 @@ count = rag_documents.token_counter(model)
 
 # %% slug="size-measure"
 def recalls(size):
-    chunks = rag_documents.split(rag_documents.from_collection(book), size, length=count)
+    chunks = rag_documents.split(
+        rag_documents.from_collection(book), size, length=count
+    )
     texts = [chunk.page_content for chunk in chunks]
     vectors = embedding.encode(model, texts)
     lengths = np.array([count(text) for text in texts])
@@ -271,6 +273,8 @@ from retrieval_lab.rag_answers import check_citations
 words = best[0].page_content[-12:-2]
 claimed = f"“{words}” [1] “{words}” [8] “free on Sundays” [2] 42 [1]"
 [(c.number, c.quote, c.problem or "✓") for c in check_citations(claimed, best)]
+
+
 # %% [markdown] slug="abstain" lang="en"
 # ## When to say "not found"
 #

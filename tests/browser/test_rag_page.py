@@ -93,7 +93,9 @@ def test_page_answers_reranks_takes_files_and_abstains(page, lang, tmp_path):
     attack = f"{title} <img src=x onerror=alert(1)><script>alert(2)</script>。"
     (tmp_path / "lamps.md").write_text(f"# {title}\n\n{attack}", encoding="utf-8")
     page.set_input_files("#file", tmp_path / "lamps.md")
-    page.wait_for_function("() => document.querySelector('#notice').textContent.includes('lamps.md:') || document.querySelector('#notice').textContent.includes('lamps.md：')")
+    page.wait_for_function(
+        "() => document.querySelector('#notice').textContent.includes('lamps.md:') || document.querySelector('#notice').textContent.includes('lamps.md：')"
+    )
     ask(page, f"{title}?", "words")
     assert page.get_attribute("#result", "data-state") == "answered"
     assert "onerror=alert(1)" in page.inner_text("#answer")  # as text

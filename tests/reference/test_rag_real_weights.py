@@ -9,7 +9,10 @@ ASKED = {
     "en": ("What is the express surcharge for a building file?", "archive-records.building-files", "express surcharge of 20"),
     "zh": ("房屋建筑档案的加急费是多少？", "archive-records.building-files", "加 20 元加急费"),
 }  # fmt: skip
-ELSEWHERE = {"en": "How do submarines find their way under the ice of the Arctic?", "zh": "北极冰层底下，潜艇靠什么辨别方向？"}
+ELSEWHERE = {
+    "en": "How do submarines find their way under the ice of the Arctic?",
+    "zh": "北极冰层底下，潜艇靠什么辨别方向？",
+}
 
 
 @pytest.fixture
@@ -35,7 +38,9 @@ def test_answers_with_right_citations_and_refuses_what_it_does_not_know(assistan
 def test_every_citation_over_the_dev_questions_holds_its_words(assistant, lang):
     questions = list(corpora.load("city_services", lang=lang, split="dev").queries.values())[:40]
     assistant.thresholds = {}  # answer all
-    found = [citation for question in questions for citation in assistant.chain("meaning").invoke(question)["citations"]]
+    found = [
+        citation for question in questions for citation in assistant.chain("meaning").invoke(question)["citations"]
+    ]
     assert len(found) >= 40 and not any(citation.problem for citation in found)
 
 

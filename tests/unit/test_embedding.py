@@ -248,7 +248,9 @@ def test_dropout_is_off_while_training_and_restored(tmp_path, monkeypatch):
     usual = rates(model)
     assert max(usual) > 0
     train = SentenceTransformerTrainer.train
-    monkeypatch.setattr(SentenceTransformerTrainer, "train", lambda self, **options: (seen.append(rates(model)), train(self)))
+    monkeypatch.setattr(
+        SentenceTransformerTrainer, "train", lambda self, **options: (seen.append(rates(model)), train(self))
+    )
     embedding.train(model, rows(8), config(tmp_path, max_steps=1))
     embedding.train(model, rows(8), config(tmp_path, max_steps=1, dropout=True))
     assert set(seen[0]) == {0.0} and seen[1] == usual == rates(model)
@@ -280,7 +282,9 @@ def test_training_length_cuts_texts_and_is_undone(tmp_path):
 def test_training_uses_the_prompts_that_encoding_uses(tmp_path, monkeypatch, prompts):
     model, seen = tiny.encoder(prompts=prompts), []
     train = SentenceTransformerTrainer.train
-    monkeypatch.setattr(SentenceTransformerTrainer, "train", lambda self, **options: (seen.append(self.args.prompts), train(self)))
+    monkeypatch.setattr(
+        SentenceTransformerTrainer, "train", lambda self, **options: (seen.append(self.args.prompts), train(self))
+    )
     embedding.train(model, rows(8), config(tmp_path, max_steps=1, learning_rate=1e-9))
     plain = tiny.encoder(prompts={"query": "", "document": ""})
     used = seen[0] or {}

@@ -44,7 +44,11 @@ def test_context_adds_the_nearness_of_the_whole_source(model):
 
 
 def test_every_citation_of_an_extractive_answer_is_right(model):
-    documents = [FEE, source("他说：“明天来。”再见！叫「价钱」 2.40 元。", "zh"), source('A "quoted" word. <b>Bold</b> & more.', "html")]
+    documents = [
+        FEE,
+        source("他说：“明天来。”再见！叫「价钱」 2.40 元。", "zh"),
+        source('A "quoted" word. <b>Bold</b> & more.', "html"),
+    ]
     answer = extractive(model, 10).invoke({"question": "what", "documents": documents})
     found = check_citations(answer, documents)
     assert len(found) == 7 and not any(citation.problem for citation in found)
@@ -58,7 +62,9 @@ def test_extractive_answer_streams_a_sentence_at_a_time(model):
 def test_title_is_no_sentence_and_nothing_to_quote_is_a_refusal(model):
     assert body(FEE).startswith("The fee")
     assert extractive(model).invoke({"question": "fee", "documents": []}) == "Not found in the sources."
-    assert extractive(model).invoke({"question": "fee", "documents": [source("Fees\n--", title="Fees")]}).startswith("Not")
+    assert (
+        extractive(model).invoke({"question": "fee", "documents": [source("Fees\n--", title="Fees")]}).startswith("Not")
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from retrieval_lab import tiny
 from retrieval_lab.models import ModelError
 from retrieval_lab.rag_chat import LocalChat, chat_model
 
-TEMPLATE = "{% for m in messages %}{{ m.role }}:{{ m.content }}. {% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}. {% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +79,16 @@ def server():
         pieces = ["“", text, "” [1]"]
         if not body.get("stream"):
             message = {"role": "assistant", "content": "".join(pieces)}
-            return {**head, "object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+            return {
+                **head,
+                "object": "chat.completion",
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            }
         import json
 
-        lines = [{**head, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]} for piece in pieces]
+        lines = [
+            {**head, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]} for piece in pieces
+        ]
         body = "".join(f"data: {json.dumps(line)}\n\n" for line in lines) + "data: [DONE]\n\n"
         return StreamingResponse(iter([body]), media_type="text/event-stream")
 

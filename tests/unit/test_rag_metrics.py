@@ -7,7 +7,14 @@ from langchain_core.documents import Document
 
 from retrieval_lab import rag_metrics
 from retrieval_lab.rag_answers import Citation
-from retrieval_lab.rag_metrics import choose_threshold, citation_correctness, context_precision, context_recall, judge, overlap
+from retrieval_lab.rag_metrics import (
+    choose_threshold,
+    citation_correctness,
+    context_precision,
+    context_recall,
+    judge,
+    overlap,
+)
 
 
 def result(answer: str, *sources: str, citations=()) -> dict:
@@ -99,7 +106,9 @@ def test_table_compares_each_row_with_the_one_above(harbour):
     poor = {"q1": result("…", "tram", citations=[tram]), "q2": result("…", "pool", citations=[wrong]), "q3": refused}
     named = {harbour.queries[q]: q for q in harbour.queries}
     ask = lambda answers: Chain(**{text: answers[q] for text, q in named.items()}, zebra=refused)  # noqa: E731
-    frames = {name: rag_metrics.evaluate(ask(a), harbour, {"u": "zebra"}) for name, a in (("poor", poor), ("good", good))}
+    frames = {
+        name: rag_metrics.evaluate(ask(a), harbour, {"u": "zebra"}) for name, a in (("poor", poor), ("good", good))
+    }
     found = rag_metrics.table(frames)
     assert found["answered right"].tolist() == pytest.approx([1 / 3, 2 / 3])
     assert found["citation correctness"].tolist() == pytest.approx([1 / 2, 1])

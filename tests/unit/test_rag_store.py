@@ -120,7 +120,9 @@ def server(tmp_path_factory):
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).parent / "chroma"), "run", "--path", str(folder), "--port", str(port)]
     process = subprocess.Popen(
-        [*command, "--host", "127.0.0.1"], stdout=subprocess.DEVNULL, env={**os.environ, "ANONYMIZED_TELEMETRY": "False"}
+        [*command, "--host", "127.0.0.1"],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "ANONYMIZED_TELEMETRY": "False"},
     )
     url = f"http://127.0.0.1:{port}"
     try:
