@@ -115,7 +115,7 @@ class Assistant:
     folder, url : of the store, as `open_store` takes them
     score : reranker, a function of (query, text) pairs
     answerer : `extractive` when not given
-    thresholds : retriever -> evidence below which to abstain, as `calibrated` gives them
+    thresholds : retriever -> evidence below which to abstain; `calibrate` chooses them on the shipped corpus
 
     Source: lesson 05.
     """
@@ -125,7 +125,7 @@ class Assistant:
     ):
         self.model, self.score = model, score
         self.store = open_store(model, folder, url=url, name=name)
-        self.changes = ingest(self.store, chunks)
+        ingest(self.store, chunks)
         self.answerer = answerer or extractive(model)
         self.thresholds = thresholds or {}
         self._words = WordRetriever(chunks=chunks_in(self.store), k=POOL)
@@ -139,9 +139,19 @@ class Assistant:
             If there is no such retriever, or ``rerank`` is asked for and there is no reranker.
         """
         if kind not in RETRIEVERS:
-            raise ValueError(f"retriever {kind!r} is none of {', '.join(RETRIEVERS)}")
+            raise ValueError(
+                say(
+                    en=f"retriever {kind!r} is none of {', '.join(RETRIEVERS)}",
+                    zh=f"没有检索方式 {kind!r}；可用：{'、'.join(RETRIEVERS)}",
+                )
+            )
         if rerank and self.score is None:
-            raise ValueError(say(en="no reranker was given", zh="没有提供重排器"))
+            raise ValueError(
+                say(
+                    en="no reranker was given; set `score`, or rerank=False",
+                    zh="没有提供重排器；设置 `score`，或用 rerank=False",
+                )
+            )
         depth = max(k, DEPTH) if rerank else k
         dense = DenseRetriever(store=self.store, k=depth if kind == "meaning" else POOL)
         found = {"meaning": dense, "words": self._words.model_copy(update={"k": depth})}
@@ -155,6 +165,7 @@ class Assistant:
 
     def chain(self, kind: str = "both", rerank: bool = False, k: int = 3) -> Runnable:
         """The whole way from question to checked answer; see `chain` of this module."""
+        # Evidence by words is BM25's own score, which reranking replaces by another; then nothing is left to weigh.
         by = "score" if kind == "words" and not rerank else "cosine"
         threshold = None if kind == "words" and rerank else self.thresholds.get(kind)
         return chain(self.retriever(kind, rerank, k), self.answerer, threshold, by)

@@ -185,7 +185,7 @@ def is_refusal(answer: str) -> bool:
     >>> is_refusal("资料中没有。"), is_refusal("The fee is 12 crowns.")
     (True, False)
     """
-    return _plain(answer).rstrip(".。!") in ("not found in the sources", "资料中没有")
+    return plain(answer).rstrip(".。!") in ("not found in the sources", "资料中没有")
 
 
 def _checked(number: int, quote: str, documents: Sequence[Document]) -> Citation:
@@ -193,14 +193,19 @@ def _checked(number: int, quote: str, documents: Sequence[Document]) -> Citation
         return Citation(number, quote, "", say(en=f"there is no source {number}", zh=f"没有第 {number} 条资料"))
     document = documents[number - 1]
     source = document.metadata.get("source", "")
-    if not _plain(quote):
+    if not plain(quote):
         return Citation(number, quote, source, say(en="nothing is quoted", zh="没有引出原文"))
-    if _plain(quote) not in _plain(document.page_content):
+    if plain(quote) not in plain(document.page_content):
         en, zh = f"these words are not in source {number}", f"第 {number} 条资料里没有这些字"
         return Citation(number, quote, source, say(en=en, zh=zh))
     return Citation(number, quote, source, "")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A text without what a citation may change: quotation marks, the kind of brackets, case, width, repeated blanks.
+
+    >>> plain("The “Fee”  １２ [a]")
+    'the fee 12 (a)'
+    """
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
     return re.sub(r"\s+", " ", text).strip().casefold()

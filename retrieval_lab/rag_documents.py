@@ -201,7 +201,12 @@ def split(documents: list[Document], size: int, overlap: int = 0, length: Callab
     ['渡船停开。', '电车照常。']
     """
     if size < 1 or not 0 <= overlap < size:
-        raise ValueError(f"size={size}, overlap={overlap}; size must be 1 or more and overlap smaller than it")
+        raise ValueError(
+            say(
+                en=f"size={size}, overlap={overlap}; size must be 1 or more and overlap smaller than it",
+                zh=f"size={size}，overlap={overlap}；size 至少为 1，overlap 要比它小",
+            )
+        )
     splitter = _splitter(size, overlap, length)
     chunks, counts = [], {}
     for document in documents:

@@ -2,6 +2,7 @@
 Taught in lesson 05.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import numpy as np
 from retrieval_lab import lexical, metrics
 from retrieval_lab.corpora import Collection
 from retrieval_lab.profiles import say
-from retrieval_lab.rag_answers import Citation, is_refusal
+from retrieval_lab.rag_answers import Citation, is_refusal, plain
 
 
 def context_recall(sources: Sequence[str], relevant: set[str]) -> float:
@@ -71,8 +72,12 @@ def choose_threshold(answerable: Sequence[float], unanswerable: Sequence[float])
     0.7
     """
     if not len(answerable) or not len(unanswerable):
+        given = len(answerable), len(unanswerable)
         raise ValueError(
-            f"{len(answerable)} answerable and {len(unanswerable)} unanswerable questions; a threshold needs both"
+            say(
+                en=f"{given[0]} answerable and {given[1]} unanswerable questions; a threshold needs both",
+                zh=f"有答案的问题 {given[0]} 个，没有答案的 {given[1]} 个；两种都有才能选阈值",
+            )
         )
     yes, no = np.asarray(answerable, float), np.asarray(unanswerable, float)
     values = np.unique(np.concatenate([yes, no]))
@@ -86,7 +91,7 @@ def judge(result: dict, relevant: set[str], gold: str = "") -> dict[str, float]:
     """One question's measures from what a chain of `rag.chain` returned; ``relevant`` is empty when no source answers.
 
     With ``gold``, the words that answer: *answer overlap*, the F1 of their words and the answer's, and *gold quoted*, whether
-    they stand in the answer whole.
+    they stand in the answer whole; case, width and quotation marks do not count.
 
     Retrieval is measured on all questions, whether the chain then answered or not. *answered right*: it answered, and the
     first citation is right; *abstained right*: it refused, and there was nothing to find.
@@ -98,7 +103,8 @@ def judge(result: dict, relevant: set[str], gold: str = "") -> dict[str, float]:
         return row
     correct = citation_correctness(result["citations"], relevant)
     if gold:
-        row |= {"answer overlap": overlap(result["answer"], gold), "gold quoted": float(gold in result["answer"])}
+        said = re.sub(r"\[\d+\]", " ", result["answer"])  # the numbers of the citations are no part of the answer
+        row |= {"answer overlap": overlap(said, gold), "gold quoted": float(plain(gold) in plain(said))}
     return row | {
         "context recall": context_recall(sources, relevant),
         "context precision": context_precision(sources, relevant),

@@ -81,10 +81,12 @@ async def _guard(request: Request, call_next):
     """Refuse what another site's page sends in a visitor's name, and what is too large; add the headers."""
     origin = request.headers.get("origin")
     if origin and urlsplit(origin).netloc != request.headers.get("host"):
-        return JSONResponse({"detail": "cross-site requests are refused"}, 403, HEADERS)
+        return JSONResponse(
+            {"detail": say(en="cross-site requests are refused", zh="不接受来自其他网站的请求")}, 403, HEADERS
+        )
     length = request.headers.get("content-length", "")
     if request.method == "POST" and not length.isdigit():
-        return JSONResponse({"detail": "Content-Length is missing"}, 411, HEADERS)
+        return JSONResponse({"detail": say(en="Content-Length is missing", zh="缺少 Content-Length")}, 411, HEADERS)
     if length.isdigit() and int(length) > MAX_UPLOAD + 10_000:  # the form around the file
         return JSONResponse({"detail": _too_large()}, 413, HEADERS)
     response = await call_next(request)

@@ -10,9 +10,10 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import Field
 
-from retrieval_lab import lexical, search
+from retrieval_lab import fusion, lexical
 from retrieval_lab.corpora import Collection
-from retrieval_lab.rag_store import chunk_id, chunks_in
+from retrieval_lab.profiles import say
+from retrieval_lab.rag_store import chunk_id
 
 
 def scored(document: Document, **scores: float) -> Document:
@@ -76,7 +77,7 @@ class FusedRetriever(BaseRetriever):
             runs.append({"q": {id_: -rank for rank, id_ in enumerate(ids)}})
             for id_, document in zip(ids, documents, strict=True):
                 known[id_] = scored(document, **(known[id_].metadata if id_ in known else {}))
-        fused = search.reciprocal_rank_fusion(runs)["q"]
+        fused = fusion.reciprocal_rank_fusion(runs)["q"]
         best = sorted(fused, key=lambda id_: -fused[id_])[: self.k]
         return [scored(known[id_], score=fused[id_]) for id_ in best]
 
@@ -98,6 +99,11 @@ class RerankingCompressor(BaseDocumentCompressor):
     a small reranker alone often falls behind the retriever that it was trained from. ``threshold`` is about the
     reranker's own score, ``rerank_score`` in the metadata.
 
+    Raises
+    ------
+    ValueError
+        From ``compress_documents``, if ``weight`` is below 1 and a document has no ``score`` of a first stage.
+
     Source: lesson 03 (reranker), lesson 05.
     """
 
@@ -117,21 +123,20 @@ class RerankingCompressor(BaseDocumentCompressor):
         return [scored(documents[i], score=mixed[i], rerank_score=scores[i]) for i in kept[: self.top_n]]
 
     def _mixed(self, scores: list[float], documents: Sequence[Document]) -> list[float]:
+        """The score that decides, of each document."""
         if self.weight == 1:
             return scores
         missing = [d.metadata.get("source") for d in documents if "score" not in d.metadata]
         if missing:
-            raise ValueError(f"document {missing[0]!r} has no first-stage `score` to mix with; use weight=1")
-        first = _standardised([document.metadata["score"] for document in documents])
-        pairs = zip(_standardised(scores), first, strict=True)
-        return [self.weight * reranked + (1 - self.weight) * before for reranked, before in pairs]
-
-
-def _standardised(values: list[float]) -> list[float]:
-    """Mean 0 and standard deviation 1; all 0 where the values are equal."""
-    mean = sum(values) / len(values)
-    deviation = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
-    return [(value - mean) / deviation if deviation > 1e-12 else 0.0 for value in values]
+            raise ValueError(
+                say(
+                    en=f"document {missing[0]!r} has no first-stage `score` to mix with; use weight=1",
+                    zh=f"文档 {missing[0]!r} 没有第一阶段的 `score`，无从混合；改用 weight=1",
+                )
+            )
+        first = {i: document.metadata["score"] for i, document in enumerate(documents)}
+        mixed = fusion.interpolate(first, dict(enumerate(scores)), self.weight)
+        return [mixed[i] for i in first]
 
 
 class CompressedRetriever(BaseRetriever):
@@ -144,24 +149,3 @@ class CompressedRetriever(BaseRetriever):
         callbacks = run_manager.get_child()
         found = self.retriever.invoke(query, config={"callbacks": callbacks})
         return list(self.compressor.compress_documents(found, query, callbacks))
-
-
-def hybrid(store, k: int = 5, depth: int = 50) -> FusedRetriever:
-    """Words and meaning over one store, fused: the ``depth`` best chunks of each, the ``k`` best of both."""
-    words = WordRetriever(chunks=chunks_in(store), k=depth)
-    return FusedRetriever(retrievers=[words, DenseRetriever(store=store, k=depth)], k=k)
-
-
-class System:
-    """A retriever as a system of `experiment.compare`: the best score of each source, over ``k`` chunks."""
-
-    def __init__(self, retriever: BaseRetriever, name: str):
-        self.retriever, self.name = retriever, name
-
-    def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
-        """Sources in the order in which the retriever gives their chunks; the score is minus the rank."""
-        run = {}
-        for query_id, text in queries.items():
-            sources = dict.fromkeys(document.metadata["source"] for document in self.retriever.invoke(text))
-            run[query_id] = {source: -float(rank) for rank, source in enumerate(list(sources)[:k], 1)}
-        return run

@@ -144,7 +144,9 @@ def ingest(store, chunks: list[Document], scope: str = "all") -> Changes:
     Source: lesson 05.
     """
     if scope not in ("all", "sources"):
-        raise ValueError(f"scope={scope!r}; use 'all' or 'sources'")
+        raise ValueError(
+            say(en=f"scope={scope!r}; use 'all' or 'sources'", zh=f"scope={scope!r}；只能用 'all' 或 'sources'")
+        )
     new = {chunk_id(chunk): chunk for chunk in chunks}
     sources = sorted({chunk.metadata["source"] for chunk in chunks})
     where = {"where": {"source": {"$in": sources}}} if scope == "sources" else {}
@@ -169,8 +171,12 @@ def chunk_id(chunk: Document) -> str:
         If the chunk has no ``source``.
     """
     if not chunk.metadata.get("source"):
+        text = chunk.page_content[:60]
         raise ValueError(
-            f"a chunk has no `source` in its metadata: {chunk.page_content[:60]!r}; say where it comes from"
+            say(
+                en=f"a chunk has no `source` in its metadata: {text!r}; say where it comes from",
+                zh=f"有一块文本的元数据里没有 `source`：{text!r}；写明它的出处",
+            )
         )
     made_of = json.dumps([chunk.page_content, chunk.metadata], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(made_of.encode()).hexdigest()[:32]

@@ -6,7 +6,7 @@
 # * build a LangChain chain that retrieves, reranks, answers with citations, and checks each citation;
 # * choose on dev questions when it should say "not found", and measure what that costs;
 # * watch a small language model fail at the same task, and catch it.
-# %% [markdown] slug="objectives" lang="zh"
+# %% [markdown] slug="objectives" lang="zh" of="f2d3caea"
 # 这一课里，你会
 #
 # * 把文件切成在句末断开的文本块，看看块的大小有什么代价；
@@ -26,7 +26,7 @@ city
 #
 # A loader gives each file's text and where it came from. `rag_documents.load` reads Markdown, HTML, PDF and plain text;
 # the headings of HTML become Markdown's, scripts and menus are dropped, a PDF gives one document a page.
-# %% [markdown] slug="files" lang="zh"
+# %% [markdown] slug="files" lang="zh" of="7cbf7293"
 # ## 从文件到文档
 #
 # 加载器给出每个文件的文字和出处。`rag_documents.load` 能读 Markdown、HTML、PDF 和纯文本：
@@ -49,13 +49,13 @@ files = rag_documents.load(folder)
 # %% [markdown] slug="chunks" lang="en"
 # ## From documents to chunks
 #
-# A chapter is too long for one vector: it is about twenty things at once, and the model reads only its first tokens.
-# So it is cut, at sentence ends. From scratch: put sentences together until the next one would not fit.
-# %% [markdown] slug="chunks" lang="zh"
+# A chapter is too long for one vector: it is about twenty things at once, and the model reads only its beginning.
+# So it is cut into **chunks**, at sentence ends. From scratch: put sentences together until the next one would not fit.
+# %% [markdown] slug="chunks" lang="zh" of="7fe252b0"
 # ## 从文档到文本块
 #
-# 一整章放不进一个向量：它同时在讲二十件事，而且模型只读得到开头的那些词元。
-# 所以要切成文本块（chunk），切在句末。先自己写一个：一句一句往里放，再放就超长了，就另起一块。
+# 一整章放不进一个向量：它同时在讲二十件事，而且模型只读得到开头一段。
+# 所以要切成**文本块**（chunk），切在句末。先自己写一个：一句一句往里放，放不下了就另起一块。
 
 
 # %% slug="ex-pack" tags=["exercise"]
@@ -83,10 +83,10 @@ assert pack(pieces, 14) == library
 fixed = [text[i : i + 14] for i in range(0, len(text), 14)]
 fixed, library
 # %% [markdown] slug="chunks-read" lang="en"
-# The first list is cut every 14 characters, the second is ours. LangChain's splitter looks for blanks by default, which
-# Chinese does not have; `rag_documents.split` hands it the Chinese punctuation, and puts the heading before each
+# The first list is cut every 14 characters, the second is ours. LangChain's splitter by default looks for line breaks and
+# blanks, and Chinese sentences have none; `rag_documents.split` hands it the Chinese punctuation, and puts the heading before each
 # chunk: a passage from the middle of a chapter does not say what it is about.
-# %% [markdown] slug="chunks-read" lang="zh"
+# %% [markdown] slug="chunks-read" lang="zh" of="90aaa0c8"
 # 前一个列表每 14 个字切一刀，后一个是我们切的。LangChain 的切分器默认找空格和换行，而中文句子里没有空格；
 # `rag_documents.split` 把中文标点也交给了它，还在每块前面加上标题：从一章中间切出来的一段，自己说不清在讲什么。
 # %% [markdown] slug="size" lang="en"
@@ -94,7 +94,7 @@ fixed, library
 #
 # The handbook has 12 chapters and 60 questions; of each we know the words that answer it. Is a chunk with these words
 # among the first 5? Is it among as many as make up 600 tokens? The second is fair: five large chunks are more text.
-# %% [markdown] slug="size" lang="zh"
+# %% [markdown] slug="size" lang="zh" of="4c39e66c"
 # ## 块切多大合适？
 #
 # 手册有 12 章、60 个问题，每个问题由哪几个字回答是已知的。
@@ -106,7 +106,7 @@ import numpy as np
 from retrieval_lab import embedding
 
 book = corpora.load("city_handbook", lang=LANG)
-asked = list(book.queries)[: 5 if small else None]
+asked = list(book.queries)[5:10] if small else list(book.queries)
 questions = [book.queries[q] for q in asked]
 query_vectors = embedding.encode(model, questions, "query")
 count = rag_documents.token_counter(model)
@@ -138,22 +138,24 @@ by_size = pd.DataFrame({size: recalls(size) for size in sizes}).T
 by_size.index.name = "size"
 by_size.style.format(precision=3)
 # %% [markdown] slug="size-read" lang="en"
-# Look at *600 tokens*: it rises and falls again. Small chunks part the answer from the sentence that says what it is about;
-# large ones blur many facts into one vector, and few of them fit. The last row, whole sections, looks good
-# under *first 5* because five sections are a lot of text. With 60 questions, neighbouring rows can hardly be told apart.
-# %% [markdown] slug="size-read" lang="zh"
-# 看 *600 tokens* 一列：先升后降。块太小，答案和交代主题的那句话分了家；块太大，许多事实糊成一个向量，预算里也放不下几块。
-# 最后一行是整节，*first 5* 看着不错，因为五节本来就是一大篇。
-# 只有 60 个问题，相邻两行分不出高下。
+# Look at *600 tokens*: the largest size is not the best, and the smallest need not be. Small chunks part the answer from
+# the sentence that says what it is about; large ones blur many facts into one vector, and few fit. Under *first 5* the
+# last row, whole sections, looks better than it is: that is a lot of text. With 60 questions, neighbouring rows can
+# hardly be told apart.
+# %% [markdown] slug="size-read" lang="zh" of="e9999a80"
+# 看 *600 tokens* 一列：最大的块不是最好的，最小的也未必。
+# 块太小，答案和交代主题的那句话分了家；块太大，许多事实糊成一个向量，预算里也放不下几块。
+# 最后一行是整节，*first 5* 一列看着比实际的好，因为五节本来就是一大篇。
+# 只有 60 个问题，相邻两行很难分出高下。
 # %% [markdown] slug="store" lang="en"
 # ## A store that follows its files
 #
 # Chroma keeps vectors, texts and metadata in a folder (or on a server, `url=...`). A chunk's id is the hash of its text and
 # metadata, so *ingest* compares two sets of ids: encode what is new, delete what is gone, leave the rest.
-# %% [markdown] slug="store" lang="zh"
+# %% [markdown] slug="store" lang="zh" of="d53b2b54"
 # ## 与文件同步的向量库
 #
-# Chroma 把向量、文字和元数据存在一个文件夹里（也可以是服务器：`open_store(model, url=...)`）。
+# Chroma 把向量、文字和元数据存在一个文件夹里，也可以存在服务器上（`open_store(model, url=...)`）。
 # 每一块的编号是它的文字和元数据的哈希。于是**导入**就是比较两组编号：新出现的去编码，消失的删掉，其余不动。
 # %% slug="ingest"
 chunks = rag_documents.split(files, 160, length=count)
@@ -167,7 +169,7 @@ print("changed", rag.ingest(store, changed))
 # %% [markdown] slug="refuse" lang="en"
 # Vectors of one model mean nothing to another, yet the numbers would still come out. The collection therefore holds a
 # fingerprint of its model, and another model is refused:
-# %% [markdown] slug="refuse" lang="zh"
+# %% [markdown] slug="refuse" lang="zh" of="b50bd32b"
 # 一个模型的向量对另一个模型毫无意义，但照样算得出数字来。所以集合里存着模型的指纹，换一个模型会被拒绝：
 # %% slug="refuse-model"
 from retrieval_lab import tiny
@@ -182,11 +184,12 @@ except ValueError as problem:
 # Now the city's 518 passages; each is short enough to be one chunk. The assistant holds the store and three retrievers: by
 # words, by meaning, and both fused. The embeddings put the model's query prompt before questions and the document's
 # before passages. Scores travel in the metadata.
-# %% [markdown] slug="assistant" lang="zh"
+# %% [markdown] slug="assistant" lang="zh" of="f69ca233"
 # ## 检索
 #
 # 现在换成市里的 518 段资料，每段都不长，一段就是一块。
-# 助手管着向量库和三种检索方式：按词、按语义、两者结合。编码时，问题前加查询的提示词，资料前加文档的提示词。得分写在元数据里。
+# 助手（`Assistant`）管着向量库和三种检索方式：按词、按语义、两者结合。
+# 编码时，问题前面加查询的提示词，资料前面加文档的提示词。得分写在元数据里。
 # %% slug="build-assistant"
 documents = rag_documents.from_collection(city)
 if small:  # the sampled questions' passages and a few more
@@ -202,11 +205,11 @@ found = assistant.retriever("both").invoke(question)
 #
 # A cross-encoder (lesson 03) reads question and passage together. LangChain calls a thing that reorders documents a
 # *compressor*; ours takes any function that scores pairs. The input list stays as it was.
-# %% [markdown] slug="rerank" lang="zh"
+# %% [markdown] slug="rerank" lang="zh" of="4b32f0a0"
 # ## 重排
 #
-# 交叉编码器（第 03 课）把问题和资料放在一起读。LangChain 把给文档重新排序的部件叫作 *compressor*；我们的这个接受任何能给文本对打分的函数。
-# 传进去的列表不会被改动。
+# 交叉编码器（第 03 课）把问题和资料放在一起读。LangChain 把给文档重新排序的部件叫作 *compressor*；
+# 我们的这个可以用任何给文本对打分的函数，传进去的列表不会被改动。
 # %% slug="rerank-show"
 from functools import partial
 
@@ -221,9 +224,9 @@ best = compressor.compress_documents(ten, question)
 # %% [markdown] slug="answer" lang="en"
 # ## Answer by quoting
 #
-# The safest answer adds nothing: it quotes the sentences nearest to the question and says where they stand. By hand first,
+# The safest answer adds nothing: it quotes the sentences nearest to the question and says where they stand. First by hand,
 # over the best passage:
-# %% [markdown] slug="answer" lang="zh"
+# %% [markdown] slug="answer" lang="zh" of="abefb054"
 # ## 用原文回答
 #
 # 最稳妥的回答不添一个字：引出与问题最接近的句子，并注明出处。先在最相关的那段资料上手工做一遍：
@@ -252,7 +255,7 @@ quoting.invoke(given)
 #
 # `rag.chain` joins the steps with LangChain's own pieces: retrieve, weigh the evidence, answer or refuse, look up every citation. It
 # streams: the sources arrive before the answer does.
-# %% [markdown] slug="chain" lang="zh"
+# %% [markdown] slug="chain" lang="zh" of="7880faf8"
 # ## 串成一条链
 #
 # `rag.chain` 用 LangChain 自己的部件把几步串起来：检索、掂量证据、回答或者拒答、核对每一处引用。
@@ -265,7 +268,7 @@ for part in chain.stream(question):
 # %% [markdown] slug="citations" lang="en"
 # A citation is right when its source exists and holds the quoted words. That needs no second model, only a look-up,
 # and it works for any answer that quotes:
-# %% [markdown] slug="citations" lang="zh"
+# %% [markdown] slug="citations" lang="zh" of="f7ac114d"
 # 一处引用是对的，当且仅当那条资料存在，并且里面有引出的字。核对不需要另一个模型，查一下就行；凡是引了原文的回答都能这样查：
 # %% slug="citations-wrong"
 from retrieval_lab.rag_answers import check_citations
@@ -279,13 +282,15 @@ claimed = f"“{words}” [1] “{words}” [8] “free on Sundays” [2] 42 [1]
 # ## When to say "not found"
 #
 # Some questions have no answer here, and a retriever always returns something. The cosine of the best passage is the
-# evidence; below a threshold the chain refuses. The threshold is chosen on dev questions, half-way where the balanced
-# accuracy is best; test questions only measure it.
-# %% [markdown] slug="abstain" lang="zh"
+# evidence; below a threshold the chain refuses. The threshold is the one with the best **balanced accuracy**, the mean of two
+# shares: answerable questions that are answered, hopeless ones that are refused. It is chosen on other questions than the
+# test's, which only measure it.
+# %% [markdown] slug="abstain" lang="zh" of="230d5215"
 # ## 什么时候说“资料中没有”
 #
 # 有些问题在这里没有答案，而检索总会返回点什么。以最好的那段资料的余弦作为证据，低于阈值就拒答（abstention）。
-# 阈值在验证集的问题上选，取平衡准确率最高的位置；测试集的问题只用来检验它。
+# 阈值取**平衡准确率**（balanced accuracy）最高的位置，它是两个比例的平均：有答案的问题里作答了多少，没有答案的问题里拒答了多少。
+# 选阈值时不用测试集的问题，它们只用来检验。
 # %% slug="ex-balanced" tags=["exercise"]
 def balanced_accuracy(answerable, hopeless, threshold):  # two arrays of evidence
     kept = np.mean(answerable >= threshold)  # solution: share that is answered
@@ -322,13 +327,14 @@ ax.set(xlabel=plots.label(en="threshold (cosine)", zh="阈值（余弦）"), yli
 legend = ax.legend()
 # %% [markdown] slug="abstain-read" lang="en"
 # Solid: share of the answerable questions that is answered. Dashed: share of the hopeless ones that is refused. The grey
-# line is the threshold from dev. The curves cross well below 1: these questions ask the right office for the wrong
-# thing, and their passages look near. Raising the threshold buys honesty with silence; which price is right, your users say.
+# line is the chosen threshold. No threshold brings both curves to 1: the hopeless questions ask the right office for the
+# wrong thing, and its passages look near. Raising the threshold buys honesty with silence; which price is right, your users
+# decide.
 #
 # Alt text: two curves over the threshold, one falling, one rising.
-# %% [markdown] slug="abstain-read" lang="zh"
-# 实线是有答案的问题中作答的比例，虚线是没有答案的问题中拒答的比例，灰线是在验证集上选的阈值。
-# 两条线在远低于 1 的地方相交：这些问题找对了部门、问的却是资料里没有的事，看上去都很接近。
+# %% [markdown] slug="abstain-read" lang="zh" of="d1c0df58"
+# 实线是有答案的问题中作答的比例，虚线是没有答案的问题中拒答的比例，灰线是选出的阈值。
+# 没有哪个阈值能让两条线同时到 1：那些没有答案的问题找对了部门，问的却是资料里没写的事，检索到的资料看上去都很接近。
 # 提高阈值，是用沉默换诚实；换多少合适，由你的用户来定。
 #
 # 图示：横轴是阈值，一条曲线下降，一条曲线上升。
@@ -339,13 +345,13 @@ result["question"], result["answer"], round(result["evidence"], 3)
 # %% [markdown] slug="table" lang="en"
 # ## Does better retrieval give better answers?
 #
-# Five retrievers, the same answerer, each with its own threshold from dev. *answered right*: it answered, and what it quoted first
-# is a passage that answers. *citation correctness*: of all citations in given answers. *abstained right*: of the
+# Five retrievers, the same answerer, each with a threshold chosen on other questions (the last row has that of the row
+# above). *answered right*: it answered, and what it quoted first comes from a passage that answers. *citation correctness*: of all citations in given answers. *abstained right*: of the
 # hopeless questions.
-# %% [markdown] slug="table" lang="zh"
+# %% [markdown] slug="table" lang="zh" of="e0a7d8ea"
 # ## 检索更好，回答也更好吗？
 #
-# 五种检索，同一个回答器，阈值各自在验证集上选。
+# 五种检索，同一个回答器，阈值都用另外的问题选出（最后一行沿用上一行的）。
 # *answered right*：作答了，而且第一处引文出自能回答问题的资料。*citation correctness*：所有作答里引用的正确率。
 # *abstained right*：没有答案的问题里拒答的比例。
 # %% slug="zero-shot"
@@ -370,36 +376,39 @@ answers.style.format(precision=3)
 # Each row is compared with the one above. Look at *context recall* and *answered right* together: what retrieval gains
 # arrives in the answer only in part, because the threshold refuses some questions whose passage was found. With this
 # many questions an interval that spans 0 says "not settled", not "no effect".
-# %% [markdown] slug="table-read" lang="zh"
+# %% [markdown] slug="table-read" lang="zh" of="f31f47aa"
 # 每一行与上一行比较。把 *context recall* 和 *answered right* 放在一起看：检索上的提升只有一部分传到回答里，
 # 因为有些问题的资料明明找到了，却被阈值挡下了。
 # 问题只有这么多，置信区间跨过 0 的意思是“还不能下结论”，而不是“没有效果”。
 # %% [markdown] slug="gold" lang="en"
 # Does the answer hold the words that answer? The handbook's questions come with them: *gold quoted* asks for them whole,
-# *answer overlap* is the F1 of shared words, low for every answer that quotes three sentences.
-# %% [markdown] slug="gold" lang="zh"
+# *answer overlap* is the F1 of shared words, low for every answer that quotes three sentences. Six chapters are asked about:
+# the answerer's settings were chosen on the other six.
+# %% [markdown] slug="gold" lang="zh" of="df20dc50"
 # 回答里有没有真正回答问题的那几个字？手册的问题带着标准答案：*gold quoted* 要求原样出现；
-# *answer overlap* 是相同词的 F1，凡是引了三句话的回答，这个值都不会高。
+# *answer overlap* 是相同词的 F1，凡是引了三句话的回答，这个值都不会高。这里只问六章，因为回答器的参数是用另外六章选的。
 # %% slug="gold-measure"
 pages = rag_documents.split(rag_documents.from_collection(book), 160, length=count)
 pages = pages[:40] if small else pages
 guide = rag.Assistant(model, pages, folder / "index", name="handbook")
-some = book.only(asked[::2])
+half = sorted(book.corpus)[1::2]  # the answerer's settings were chosen on the others
+some = book.only([q for q in asked if q.split(".")[0] in half])
 kinds = {"BM25": "words", "fine-tuned": "meaning", "BM25 + fine-tuned": "both"}
 graded = {n: rag_metrics.evaluate(guide.chain(k), some) for n, k in kinds.items()}
 columns = ["context recall", "answer overlap", "gold quoted"]
 rag_metrics.table(graded)[columns].style.format(precision=3)
 # %% [markdown] slug="gold-read" lang="en"
-# The right chapter is found far more often than the right sentence is quoted: choosing the sentence is the weak link of
-# this answerer, and what a good language model would add.
-# %% [markdown] slug="gold-read" lang="zh"
-# 找对章的次数，远多于引对句子的次数：挑句子是这个回答器的短板，也正是好的语言模型能补上的地方。
+# Compare *context recall* with *gold quoted*: the right chapter is found more often than the right sentence is quoted.
+# Choosing the sentence is the weak link of this answerer, and what a good language model would add.
+# %% [markdown] slug="gold-read" lang="zh" of="41e9ca83"
+# 比较 *context recall* 和 *gold quoted*：找对章的时候多，引对句子的时候少。
+# 挑句子是这个回答器的短板，也正是好的语言模型能补上的地方。
 # %% [markdown] slug="injection" lang="en"
 # ## A document that gives orders
 #
 # Whoever can place a text in your corpus can write "ignore your rules" in it. A quoting answerer cannot obey: the worst it can do
 # is to quote the sentence, with its source. A chat model gets the sources inside numbered blocks that no text can close:
-# %% [markdown] slug="injection" lang="zh"
+# %% [markdown] slug="injection" lang="zh" of="b78f92f4"
 # ## 发号施令的文档
 #
 # 谁能往语料库里放文字，谁就能写上“忽略你的规则”。只引原文的回答器没法照办，最坏不过是把这句话连同出处一起引出来。
@@ -417,13 +426,12 @@ print(as_sources([poisoned])[-90:])
 #
 # Any LangChain chat model takes the answerer's place: `rag.chat_model("openai:NAME", base_url=...)` reaches Ollama, vLLM
 # or any other server of that shape. Here, without a key, a model of 135 million weights, with one short source:
-# %% [markdown] slug="llm" lang="zh"
+# %% [markdown] slug="llm" lang="zh" of="c791c645"
 # ## 换成语言模型来回答
 #
 # 任何 LangChain 聊天模型都能顶替回答器：`rag.chat_model("openai:名称", base_url=...)` 可以连 Ollama、vLLM 等同类服务。
 # 这里不用密钥，用一个 1.35 亿权重的模型，只给它一条短资料（这个模型几乎不懂中文，所以用英文问）：
 # %% slug="llm-answer"
-
 smollm = rag.chat_model("smollm2", max_new_tokens=4 if small else 32)
 fact = Document("The express surcharge is 20 crowns.", metadata={"source": "fees"})
 state = {"question": "What is the express surcharge?", "documents": [fact]}
@@ -436,7 +444,7 @@ print(said)
 # It may repeat the fact, invent a quotation or forget the citation; the check says which. A model of this size does not follow such
 # rules, which is why the default answerer quotes. A larger one usually does, and the same check holds it to
 # account. What the check cannot see: a right quotation under a wrong conclusion.
-# %% [markdown] slug="llm-read" lang="zh"
+# %% [markdown] slug="llm-read" lang="zh" of="564577a1"
 # 它可能把事实复述一遍，可能编造引文，也可能忘了引用；核对结果会指出是哪一种。
 # 这么小的模型守不住这样的规则，所以默认的回答器只引原文。大一些的模型通常做得到，同样的核对照样管用。
 # 核对看不出来的是：引文没错，结论却错了。
@@ -445,10 +453,10 @@ print(said)
 #
 # Type a question, choose the retriever, switch the reranker. `retrieval-lab serve` shows the same as a web page, where you can add
 # files.
-# %% [markdown] slug="widget" lang="zh"
+# %% [markdown] slug="widget" lang="zh" of="b4cfc593"
 # ## 自己问问看
 #
-# 写下问题，选检索方式，开关重排。`retrieval-lab serve --lang zh` 打开同样的网页，还能添加文件。
+# 写下问题，选一种检索方式，开或关重排。`retrieval-lab serve --lang zh` 会打开功能相同的网页，还能添加文件。
 # %% slug="chat"
 from retrieval_lab import widgets
 
@@ -460,7 +468,7 @@ widgets.Chat(assistant, question)
 #
 # *Context recall* asks how much of what is relevant was retrieved. Write its counterpart: the share of the retrieved
 # sources that is relevant. Why does it fall when you ask for more sources?
-# %% [markdown] slug="exercise-text" lang="zh"
+# %% [markdown] slug="exercise-text" lang="zh" of="1047ae83"
 # ## 练习：上下文精确率
 #
 # *context recall* 问的是：相关的资料找回了多少。写出与它相对的量：找回的资料里有多少是相关的。
@@ -475,15 +483,15 @@ check("context_precision", lambda: context_precision(["a", "b", "c", "d"], {"a"}
 # %% [markdown] slug="recap" lang="en"
 # ## Recap
 #
-# You cut files at sentence ends and measured the size of a chunk, kept a store in step with its files, chained retrieval,
+# You cut files at sentence ends and measured what a chunk's size does, kept a store in step with its files, chained retrieval,
 # reranking and a quoting answerer, looked up every citation, chose on dev when to refuse, and saw a small model fail the check.
 #
 # **Further reading.** Lewis et al. 2020, *Retrieval-Augmented Generation*; Gao et al. 2023, *ALCE* (citations that can be checked); Es
 # et al. 2024, *RAGAS*; Greshake et al. 2023 (indirect prompt injection).
-# %% [markdown] slug="recap" lang="zh"
+# %% [markdown] slug="recap" lang="zh" of="3f52ace7"
 # ## 回顾
 #
-# 你把文件在句末切开，测了块的大小，让向量库与文件保持同步，把检索、重排和只引原文的回答器串成一条链；
+# 你把文件在句末切开，测了块的大小有什么影响，让向量库与文件保持同步，把检索、重排和只引原文的回答器串成一条链；
 # 核对了每一处引用，在验证集上选定了什么时候拒答，也看到一个小模型过不了核对。
 #
 # **延伸阅读。** Lewis 等 2020，*Retrieval-Augmented Generation*；Gao 等 2023，*ALCE*（可核对的引用）；

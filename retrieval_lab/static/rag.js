@@ -3,8 +3,8 @@
 
 const WORDS = {
   en: {
-    about: (n) => `Ask the help centre of Heronbridge. Answers are quoted from ${n} passages, and each citation is checked.`,
-    question: "Your question", placeholder: "How late does the library lend books?", send: "Ask",
+    about: (n) => `Answers come from ${n} passages, and each citation is looked up in them.`,
+    question: "Your question", placeholder: "Type a question", send: "Ask",
     retriever: "Search by", both: "both", meaning: "meaning", words: "words", rerank: "rerank", upload: "Add a file",
     sources: "Sources", searching: "Searching …", answering: "Writing the answer …", reading: (name) => `Reading ${name} …`,
     added: (name, n) => `${name}: ${n} passages added, until the server is restarted.`,
@@ -14,8 +14,8 @@ const WORDS = {
     tooLarge: (mb) => `The file is larger than ${mb} MB.`, cut: "The answer was cut off.",
   },
   zh: {
-    about: (n) => `向鹭桥市帮助中心提问。回答引自 ${n} 段资料的原文，每处引用都经过核对。`,
-    question: "你的问题", placeholder: "图书馆最晚几点还能借书？", send: "提问",
+    about: (n) => `回答取自 ${n} 段资料，每处引用都与原文核对过。`,
+    question: "你的问题", placeholder: "写下问题", send: "提问",
     retriever: "检索方式", both: "两者结合", meaning: "按语义", words: "按词", rerank: "重排", upload: "添加文件",
     sources: "资料", searching: "正在检索……", answering: "正在回答……", reading: (name) => `正在读取 ${name} ……`,
     added: (name, n) => `${name}：已加入 ${n} 段，服务重启后清除。`,

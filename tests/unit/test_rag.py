@@ -102,10 +102,11 @@ def test_assistant_has_three_retrievers_with_and_without_reranking(assistant, ha
     assert isinstance(assistant.retriever("meaning"), DenseRetriever)
 
 
-def test_assistant_refuses_what_it_does_not_have(assistant):
-    with pytest.raises(ValueError, match="retriever 'bm25' is none of both, meaning, words"):
+def test_assistant_refuses_what_it_does_not_have(assistant, lang):
+    words = {"en": "retriever 'bm25' is none of both, meaning, words", "zh": "没有检索方式 'bm25'"}
+    with pytest.raises(ValueError, match=words[lang]):
         assistant.retriever("bm25")
-    with pytest.raises(ValueError, match="no reranker was given"):
+    with pytest.raises(ValueError, match={"en": "no reranker was given", "zh": "没有提供重排器"}[lang]):
         assistant.chain(rerank=True)
 
 

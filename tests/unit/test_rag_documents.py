@@ -158,8 +158,9 @@ def test_title_of_a_collections_document_stands_once(harbour):
 
 
 @pytest.mark.parametrize("size, overlap", [(0, 0), (5, 5), (5, -1)])
-def test_impossible_size_is_refused(size, overlap):
-    with pytest.raises(ValueError, match=f"size={size}, overlap={overlap}"):
+def test_impossible_size_is_refused(size, overlap, lang):
+    sign = {"en": ", ", "zh": "，"}[lang]
+    with pytest.raises(ValueError, match=f"size={size}{sign}overlap={overlap}"):
         split([], size, overlap)
 
 

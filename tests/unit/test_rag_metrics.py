@@ -62,8 +62,10 @@ def test_answered_right_looks_at_the_first_citation():
 def test_gold_words_are_looked_for_in_the_answer():
     row = judge(result("“It costs 12 crowns.” [1]", "a", citations=[RIGHT]), {"a"}, gold="12 crowns")
     assert row["gold quoted"] == 1
-    assert row["answer overlap"] == pytest.approx(2 * 2 / (4 + 2))  # cost, 12, crown and the number 1 against 12, crown
+    assert row["answer overlap"] == pytest.approx(2 * 2 / (3 + 2))  # cost, 12, crown against 12, crown
     assert judge(result("Not found in the sources."), {"a"}, gold="12 crowns")["gold quoted"] == 0
+    quoted = result("“Say ‘ten’ (10).” [1]", "a", citations=[RIGHT])  # the answerer's marks for “ten” [10]
+    assert judge(quoted, {"a"}, gold="“ten” [10]")["gold quoted"] == 1
 
 
 def test_abstaining_is_no_right_answer_and_has_no_citations():
@@ -84,8 +86,9 @@ def test_threshold_has_the_best_balanced_accuracy(yes, no, expected):
     assert choose_threshold(yes, no) == pytest.approx(expected)
 
 
-def test_threshold_needs_both_kinds():
-    with pytest.raises(ValueError, match="3 answerable and 0 unanswerable"):
+def test_threshold_needs_both_kinds(lang):
+    words = {"en": "3 answerable and 0 unanswerable", "zh": "有答案的问题 3 个，没有答案的 0 个"}
+    with pytest.raises(ValueError, match=words[lang]):
         choose_threshold([1, 2, 3], [])
 
 

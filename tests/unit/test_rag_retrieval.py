@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 from langchain_core.documents import Document
 
-from retrieval_lab import embedding, experiment, lexical, rag_documents, search, tiny
+from retrieval_lab import embedding, lexical, rag_documents, search, tiny
 from retrieval_lab.rag_retrieval import (
     CompressedRetriever,
     DenseRetriever,
     FusedRetriever,
     RerankingCompressor,
-    System,
     WordRetriever,
-    hybrid,
 )
-from retrieval_lab.rag_store import ingest, open_store
+from retrieval_lab.rag_store import chunks_in, ingest, open_store
 
 QUESTION = "crossing the river"
 
@@ -78,8 +76,9 @@ def test_word_retriever_is_bm25(documents, harbour):
 
 
 def test_fusion_adds_reciprocal_ranks_and_keeps_each_retrievers_scores(store, documents):
-    found = hybrid(store, k=4).invoke("ferry")
-    words = [d.id or d.metadata["source"] for d in WordRetriever(chunks=documents, k=50).invoke("ferry")]
+    retrievers = [WordRetriever(chunks=chunks_in(store), k=50), DenseRetriever(store=store, k=50)]
+    found = FusedRetriever(retrievers=retrievers, k=4).invoke("ferry")
+    words = [d.metadata["source"] for d in WordRetriever(chunks=documents, k=50).invoke("ferry")]
     dense = sources(DenseRetriever(store=store, k=50).invoke("ferry"))
     assert words == ["ferry"]
     by_hand = {source: 1 / (60 + rank) for rank, source in enumerate(dense, 1)}
@@ -144,8 +143,9 @@ def test_equal_scores_do_not_divide_by_zero():
     assert [d.id for d in found.compress_documents(candidates(), "q")] == ["a", "b", "c", "d"]
 
 
-def test_mixing_without_a_first_score_is_refused():
-    with pytest.raises(ValueError, match="'s' has no first-stage `score`"):
+def test_mixing_without_a_first_score_is_refused(lang):
+    words = {"en": "'s' has no first-stage `score`", "zh": "'s' 没有第一阶段的 `score`"}
+    with pytest.raises(ValueError, match=words[lang]):
         RerankingCompressor(score=longest_first, weight=0.5).compress_documents(
             [Document("a", metadata={"source": "s"})], "q"
         )
@@ -169,12 +169,3 @@ def test_real_cross_encoder_reorders_what_a_retriever_found(store):
     texts = [d.page_content for d in DenseRetriever(store=store, k=4).invoke(QUESTION)]
     expected = sorted(texts, key=lambda text: -model.predict([(QUESTION, text)])[0])[:3]
     assert [d.page_content for d in found] == expected
-
-
-def test_retriever_is_a_system_of_the_comparison_table(store, harbour, model):
-    table = experiment.compare(
-        [search.Dense(model, harbour, "ours"), System(DenseRetriever(store=store, k=4), "LangChain")], harbour, k=4
-    )
-    for metric in ("nDCG@10", "MRR@10"):
-        if metric in table:
-            assert table.loc["ours", metric] == pytest.approx(table.loc["LangChain", metric])

@@ -103,9 +103,10 @@ def test_place_that_is_none_is_refused(model, options, message):
         open_store(model, **options)
 
 
-def test_chunk_without_source_and_unknown_scope_are_refused(model, tmp_path):
+def test_chunk_without_source_and_unknown_scope_are_refused(model, tmp_path, lang):
     store = open_store(model, tmp_path)
-    with pytest.raises(ValueError, match="no `source` in its metadata: 'lost'"):
+    words = {"en": "no `source` in its metadata: 'lost'", "zh": "没有 `source`：'lost'"}
+    with pytest.raises(ValueError, match=words[lang]):
         rag_store.chunk_id(Document("lost"))
     with pytest.raises(ValueError, match="scope='some'"):
         ingest(store, [], scope="some")
