@@ -2,12 +2,14 @@
 Taught in lesson 07.
 """
 
+import contextlib
 import copy
 import json
 import re
 import shutil
 from pathlib import Path
 
+from sentence_transformers.base.sampler import BatchSamplers
 from transformers import TrainerCallback
 
 from retrieval_lab.profiles import say
@@ -141,9 +143,19 @@ def one_writer(trainer_class: type) -> type:
             if not self.args.should_save:
                 return
             if self.shell is None or state_dict is None:
-                return super()._save(output_dir, state_dict)
+                with self._without_sampler():
+                    return super()._save(output_dir, state_dict)
             self.shell.load_state_dict(state_dict, assign=True)
             self.shell.save_pretrained(output_dir)
+
+        @contextlib.contextmanager
+        def _without_sampler(self):
+            """The arguments are pickled into each checkpoint; a function that makes batches cannot be, nor the texts it holds."""
+            sampler, self.args.batch_sampler = self.args.batch_sampler, BatchSamplers.BATCH_SAMPLER
+            try:
+                yield
+            finally:
+                self.args.batch_sampler = sampler
 
         def _load_best_model(self):
             if self.is_fsdp_enabled:

@@ -90,7 +90,7 @@ def encode(model, texts: list[str], kind: str = "document", budget: int = 2048) 
     return vectors
 
 
-def train(model, data, config: Config | None = None, *, evaluator=None, teacher_temperature: float = 1.0, weights=None):
+def train(model, data, config: Config | None = None, *, evaluator=None, weights=None):
     """Fine-tune by sentence-transformers' own trainer, with the loss that the data's columns call for.
 
     ======================================  =============================================================================
@@ -111,7 +111,6 @@ def train(model, data, config: Config | None = None, *, evaluator=None, teacher_
     data : datasets.Dataset
     config : see `training.Config`; the defaults fit a thousand pairs on a CPU
     evaluator : a sentence-transformers evaluator
-    teacher_temperature : of the scores, see `losses.grouped_kl`
     weights : of the distillation terms, see `losses.TeacherVectors`
 
     Raises
@@ -124,7 +123,7 @@ def train(model, data, config: Config | None = None, *, evaluator=None, teacher_
     from transformers import set_seed
 
     config = config or Config()
-    parts = embedding_recipes.recipe(model, data, config, teacher_temperature=teacher_temperature, weights=weights)
+    parts = embedding_recipes.recipe(model, data, config, weights=weights)
     if config.use_lora and not llm_lora.has_adapter(model):
         set_seed(config.seed)  # the adapters' first weights are drawn
         llm_lora.add(model, config)

@@ -32,7 +32,7 @@ class Recipe:
     sampler: object
 
 
-def recipe(model, data, config: Config, *, teacher_temperature: float = 1.0, weights: dict | None = None) -> Recipe:
+def recipe(model, data, config: Config, *, weights: dict | None = None) -> Recipe:
     """Choose by ``config.loss_type``, or by the columns of the data when it is None.
 
     Parameters
@@ -40,7 +40,7 @@ def recipe(model, data, config: Config, *, teacher_temperature: float = 1.0, wei
     model : SentenceTransformer
     data : what `formats.read` returns for kind "pair", "triplet", "scored" or "teacher"
     config : its loss_type is "in_batch", "kl", "cosent", "teacher" or None
-    teacher_temperature, weights : see `losses.grouped_kl`, `losses.TeacherVectors`
+    weights : see `losses.TeacherVectors`
 
     Raises
     ------
@@ -55,7 +55,7 @@ def recipe(model, data, config: Config, *, teacher_temperature: float = 1.0, wei
     rows = _ROWS[name](formats.apply_prompts(data))
     texts = [column for column in rows[0] if column != "label"]
     prompts = batching.prompts(model, [column for column in texts if column != "query" or not own_prompts])
-    loss = _LOSSES[name](model, rows, config, teacher_temperature, weights)
+    loss = _LOSSES[name](model, rows, config, weights)
     with config.applied_to(model):  # lengths are counted after truncation
         sampler = _SAMPLERS[name](model, rows, texts, data)
     return Recipe(rows, loss, prompts, sampler)
@@ -121,7 +121,7 @@ def _teacher_rows(data):
 _ROWS = {"in_batch": _in_batch_rows, "kl": _scored_rows, "cosent": _cosent_rows, "teacher": _teacher_rows}
 
 
-def _ranking_loss(model, rows, config: Config, *_):
+def _ranking_loss(model, rows, config: Config, _):
     from sentence_transformers.sentence_transformer import losses as library
 
     from retrieval_lab import losses
@@ -143,7 +143,7 @@ def _ranking_loss(model, rows, config: Config, *_):
     return _prefixes(model, loss, config)
 
 
-def _kl_loss(model, rows, config: Config, teacher_temperature: float, _):
+def _kl_loss(model, rows, config: Config, _):
     from retrieval_lab import losses
 
     if config.per_device_train_batch_size < 2:
@@ -153,16 +153,16 @@ def _kl_loss(model, rows, config: Config, teacher_temperature: float, _):
                 zh="per_device_train_batch_size=1：只有一篇文档的 softmax 没有梯度；至少设为 2",
             )
         )
-    return _prefixes(model, losses.GroupedKL(model, config.temperature, teacher_temperature), config)
+    return _prefixes(model, losses.GroupedKL(model, config.temperature, config.teacher_temperature), config)
 
 
-def _cosent_loss(model, rows, config: Config, *_):
+def _cosent_loss(model, rows, config: Config, _):
     from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 
     return _prefixes(model, CoSENTLoss(model, scale=1 / config.temperature), config)
 
 
-def _teacher_loss(model, rows, config: Config, _, weights):
+def _teacher_loss(model, rows, config: Config, weights):
     from retrieval_lab import losses
 
     loss = losses.TeacherVectors(model, weights, config.mrl_dims or ())

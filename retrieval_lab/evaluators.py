@@ -5,6 +5,7 @@ Taught in lesson 07.
 from pathlib import Path
 
 from retrieval_lab import formats
+from retrieval_lab.profiles import say
 
 
 def from_file(model, path: str | Path, *, min_label: float = 0, max_label: float = 1):
@@ -24,6 +25,8 @@ def from_file(model, path: str | Path, *, min_label: float = 0, max_label: float
     ------
     DataError
         If a line of the file has a problem.
+    ValueError
+        If a reranker is to be judged and no query has both relevant and other documents.
 
     Source: lesson 07.
     """
@@ -31,12 +34,13 @@ def from_file(model, path: str | Path, *, min_label: float = 0, max_label: float
 
     judged = judgements(path, min_label=min_label, max_label=max_label)
     if isinstance(model, CrossEncoder):
-        return _reranking(judged)
-    return _search(judged, isinstance(model, MultiVectorEncoder))
+        return _reranking(judged, path)
+    own_prompts = any(line.prompt for line in formats.load_lines(path)[0])
+    return _search(judged, isinstance(model, MultiVectorEncoder), "" if own_prompts else None)
 
 
 def judgements(path: str | Path, *, min_label: float = 0, max_label: float = 1) -> dict[str, dict[str, bool]]:
-    """query -> document -> is it relevant?
+    """query, after its own prompt if it has one -> document -> is it relevant?
 
     >>> import tempfile; file = Path(tempfile.mkdtemp()) / "graded.jsonl"
     >>> _ = file.write_text('{"query": "a", "pos": ["b", "c"], "pos_scores": [3, 1]}')
@@ -57,7 +61,8 @@ def judgements(path: str | Path, *, min_label: float = 0, max_label: float = 1) 
     return {query: {doc: score >= bars[query] for doc, score in docs.items()} for query, docs in scores.items()}
 
 
-def _search(judged: dict, many_vectors: bool):
+def _search(judged: dict, many_vectors: bool, prompt: str | None):
+    """``prompt``: "" where the queries bring their own, which stand in place of the model's; None for the model's."""
     from sentence_transformers.multi_vector_encoder import evaluation as late
     from sentence_transformers.sentence_transformer import evaluation as dense
 
@@ -65,10 +70,11 @@ def _search(judged: dict, many_vectors: bool):
     queries = {f"q{i}": query for i, query in enumerate(judged)}
     relevant = {i: {corpus[doc] for doc, good in judged[query].items() if good} for i, query in queries.items()}
     kind = late.MultiVectorInformationRetrievalEvaluator if many_vectors else dense.InformationRetrievalEvaluator
-    return kind(queries, {i: text for text, i in corpus.items()}, relevant, name="val", write_csv=False)
+    documents = {i: text for text, i in corpus.items()}
+    return kind(queries, documents, relevant, name="val", write_csv=False, query_prompt=prompt)
 
 
-def _reranking(judged: dict):
+def _reranking(judged: dict, path: str | Path):
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
     samples = []
@@ -76,4 +82,11 @@ def _reranking(judged: dict):
         good, bad = ([doc for doc, yes in documents.items() if yes is wanted] for wanted in (True, False))
         if good and bad:  # with one kind alone there is no order to judge
             samples.append({"query": query, "positive": good, "negative": bad})
+    if not samples:
+        raise ValueError(
+            say(
+                en=f"{path}: no query has both relevant and other documents, so there is no order to judge; give negatives or graded labels",
+                zh=f"{path}：没有一个查询同时有相关和不相关的文档，无从评判排序；给出负例或分级标签",
+            )
+        )
     return CrossEncoderRerankingEvaluator(samples, at_k=10, name="val", write_csv=False)

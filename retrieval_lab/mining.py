@@ -72,12 +72,11 @@ def mine_hard_negatives(model, data, corpus: list[str], n: int = 1, *, filters: 
     _check(data, n, filters)
     positives = known_answers(data, known)
     texts = list(dict.fromkeys([*corpus, *data["positive"]]))
-    found = _candidates(model, list(positives), texts, filters)
+    found = _candidates(model, positives, texts, filters)
     kept = []
     for query, positive in zip(data["query"], data["positive"], strict=True):
-        cosines, candidates = found[query]
-        limit = filters.limit(cosines[texts.index(positive)])
-        allowed = [texts[i] for i in candidates if cosines[i] <= limit and texts[i] not in positives[query]]
+        limit = filters.limit(found[query][positive])
+        allowed = [t for t, cosine in found[query].items() if cosine <= limit and t not in positives[query]]
         chosen = _judged(query, allowed, n, filters)
         if len(chosen) == n:
             kept.append({"query": query, "positive": positive} | {f"negative_{i}": t for i, t in enumerate(chosen, 1)})
@@ -118,16 +117,21 @@ def _check(data, n: int, filters: Filters) -> None:
         )
 
 
-def _candidates(model, queries: list[str], texts: list[str], filters: Filters) -> dict:
-    """Query -> (cosine of every text, places of the candidates from the nearest on)."""
-    cosines = embedding.encode(model, queries, "query") @ embedding.encode(model, texts).T  # (n_queries, n_texts)
+def _candidates(
+    model, positives: dict[str, set[str]], texts: list[str], filters: Filters
+) -> dict[str, dict[str, float]]:
+    """Query -> candidate -> cosine, from the nearest on; the query's own answers are among them."""
+    docs = embedding.encode(model, texts)  # (n_texts, dim)
+    places = {text: place for place, text in enumerate(texts)}
     words = lexical.BM25(Collection("mining", "", "", "", dict(enumerate(texts)), {}, {}))
-    lexical_run = words.search(dict(enumerate(queries)), filters.depth)
+    lexical_run = words.search({query: query for query in positives}, filters.depth)
     found = {}
-    for place, query in enumerate(queries):
-        dense = np.argsort(-cosines[place], kind="stable")[filters.skip : filters.depth].tolist()
-        window = {*dense, *list(lexical_run[place])[filters.skip :]}
-        found[query] = cosines[place], sorted(window, key=lambda i: (-cosines[place][i], i))
+    for query, vector in zip(positives, embedding.encode(model, list(positives), "query"), strict=True):
+        cosines = docs @ vector  # one query at a time: the matrix of all would not fit for a large corpus
+        dense = np.argsort(-cosines, kind="stable")[filters.skip : filters.depth].tolist()
+        answers = [places[text] for text in positives[query] if text in places]
+        window = {*dense, *list(lexical_run[query])[filters.skip :], *answers}
+        found[query] = {texts[i]: float(cosines[i]) for i in sorted(window, key=lambda i: (-cosines[i], i))}
     return found
 
 
@@ -171,6 +175,21 @@ def write(data, path: str | Path) -> None:
     Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
+def judge(name: str | Path) -> Callable[[list[tuple[str, str]]], list[float]]:
+    """A reranker as `Filters.judge`: the probability that a passage answers.
+
+    Parameters
+    ----------
+    name : a saved reranker, or what `models.resolve` takes
+
+    Source: Qu et al. 2021 (RocketQA), denoised hard negatives; lesson 01b.
+    """
+    from retrieval_lab import distill
+
+    model, score = distill.teacher(name)
+    return lambda pairs: (1 / (1 + np.exp(-np.asarray(score(model, pairs), float)))).tolist()
+
+
 def mine_file(
     file: str | Path, output: str | Path, model: str, n: int, *, corpus=None, filters: Filters | None = None
 ) -> int:
@@ -187,6 +206,11 @@ def mine_file(
     Returns
     -------
     the number of lines written
+
+    Raises
+    ------
+    ValueError
+        If a line of the corpus has no text, or as `mine_hard_negatives`.
     """
     texts = [] if corpus is None else _texts(corpus)
     mined = mine_hard_negatives(embedding.load(model), formats.read(file, "pair"), texts, n, filters=filters)
@@ -197,4 +221,16 @@ def mine_file(
 def _texts(corpus: str | Path) -> list[str]:
     if not Path(corpus).is_file():
         return list(corpora.load(corpus).corpus.values())
-    return [json.loads(line)["text"] for line in Path(corpus).read_text(encoding="utf-8").splitlines() if line.strip()]
+    texts = []
+    for number, line in enumerate(Path(corpus).read_text(encoding="utf-8").split("\n"), 1):
+        if line.strip():
+            try:
+                texts.append(json.loads(line)["text"])
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(
+                    say(
+                        en=f'{corpus}:{number}: {line[:60]} is no JSON object with "text"; mend the line',
+                        zh=f'{corpus}:{number}：{line[:60]} 不是带 "text" 的 JSON 对象；改好这一行',
+                    )
+                ) from None
+    return texts

@@ -1,5 +1,5 @@
 """A teacher's vectors in a flat file, and the side-car JSON that says what the bytes are, so that a wrong shape is refused.
-Taught in lesson 07; `formats.read(..., kind="teacher", embeddings=...)` reads them beside their texts.
+Taught in lesson 01b; `formats.read(..., kind="teacher", embeddings=...)` reads them beside their texts.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def write(path: str | Path, vectors) -> Path:
     DataError
         If a vector holds NaN or infinity.
 
-    Source: lesson 07; the layout is NumPy's ``memmap``: C order, little-endian, no header.
+    Source: lesson 01b; the layout is NumPy's ``memmap``: C order, little-endian, no header.
 
     >>> import tempfile, numpy as np
     >>> file = write(Path(tempfile.mkdtemp()) / "teacher.memmap", np.eye(2, dtype="float32"))
@@ -83,7 +83,7 @@ def describe(path: str | Path, dim: int, dtype: str = "float32") -> dict:
     ValueError
         If dim or dtype is none of these, or the file's size is no whole number of rows.
 
-    Source: lesson 07.
+    Source: lesson 01b.
     """
     if dtype not in get_args(_DType) or dim < 1:
         raise ValueError(sentence("dim_dtype", dim=dim, dtype=repr(dtype), choices=_DTYPES))
@@ -117,7 +117,7 @@ def open_vectors(
         If the file or its side-car is missing or broken, its size or sha256 is not what the side-car says, rows, dim or dtype are
         not what was asked for, or a vector is not finite. The message gives both numbers.
 
-    Source: lesson 07.
+    Source: lesson 01b.
     """
     import numpy as np
 

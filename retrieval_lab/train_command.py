@@ -2,30 +2,82 @@
 Taught in lesson 07.
 """
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval_lab.profiles import say
 from retrieval_lab.training_config import Config
 
-# The kinds of training file that a family reads, the usual one first.
-KINDS = {
-    "embedding": ("triplet", "scored", "pair", "teacher"),
-    "colbert": ("triplet", "scored", "pair"),
-    "reranker": ("graded", "scored", "pair"),
-    "llm": ("graded", "scored", "pair"),
-    "llm_decoder": ("graded", "scored", "pair"),
-}
-OTHER_NAMES = {"bert_encoder": "reranker"}  # RAG-Retrieval has two kinds of reranker; its llm_decoder has a scalar head
+
+def _load_embedding(config: Config):
+    from retrieval_lab import embedding
+
+    return embedding.load(config.model_name_or_path, config.pooling)
+
+
+def _load_colbert(config: Config):
+    from retrieval_lab import colbert_models
+
+    return colbert_models.load(config.model_name_or_path)
+
+
+def _load_reranker(config: Config):
+    from retrieval_lab import reranker
+
+    return reranker.load(config.model_name_or_path)
+
+
+def _load_llm(config: Config):
+    from retrieval_lab import llm
+
+    return llm.load(config.model_name_or_path, max_seq_length=config.max_seq_length or 512)
+
+
+def _load_scalar(config: Config):
+    from retrieval_lab import llm_scalar
+
+    named = {name: getattr(config, name) for name in ("query_format", "document_format", "seq", "special_token")}
+    given = {name: value for name, value in named.items() if value is not None}
+    return llm_scalar.load(config.model_name_or_path, num_labels=config.num_labels, seed=config.seed, **given)
 
 
 @dataclass(frozen=True)
 class Family:
     """What the steps need from a model family."""
 
-    load: object  # config -> model
-    train: object  # (model, data, config) -> model
+    kinds: tuple[str, ...]  # of training file that it reads, the usual one first
+    load: Callable  # config -> model
+    module: str  # whose train(model, data, config) it is
+
+
+_JUDGED = ("graded", "scored", "pair")
+FAMILIES = {
+    "embedding": Family(("triplet", "scored", "pair", "teacher"), _load_embedding, "embedding"),
+    "colbert": Family(("triplet", "scored", "pair"), _load_colbert, "colbert"),
+    "reranker": Family(_JUDGED, _load_reranker, "reranker"),
+    "llm": Family(_JUDGED, _load_llm, "llm"),
+    "llm_decoder": Family(_JUDGED, _load_scalar, "llm"),
+}
+OTHER_NAMES = {"bert_encoder": "reranker"}  # RAG-Retrieval has two kinds of reranker; its llm_decoder has a scalar head
+
+# Settings that only some families read; for another family they are refused, because they would do nothing.
+READ_BY = dict.fromkeys(("pooling", "mrl_dims", "use_mrl", "use_inbatch_neg", "teacher_temperature"), ("embedding",))
+READ_BY |= dict.fromkeys(
+    (
+        "temperature",
+        "mini_batch_size",
+        "neg_nums",
+        "query_max_len",
+        "passage_max_len",
+        "query_prompt",
+        "document_prompt",
+    ),
+    ("embedding", "colbert"),
+)
+READ_BY |= {"use_lora": ("embedding", "llm", "llm_decoder")}
+READ_BY |= dict.fromkeys(("query_format", "document_format", "seq", "special_token", "num_labels"), ("llm_decoder",))
 
 
 def overrides(words: Sequence[str]) -> dict:
@@ -59,7 +111,7 @@ def run(config: Config):
     Raises
     ------
     ValueError
-        If the model type is unknown, or model or training file is not named.
+        If the model type is unknown, model or training file is not named, or a setting is one that this family does not read.
     DataError
         If the training file has a problem.
 
@@ -67,13 +119,13 @@ def run(config: Config):
     """
     from retrieval_lab import training
 
-    family = _family(config)
+    family = FAMILIES[_family_name(config)]
     for name in ("model_name_or_path", "train_dataset"):
         if getattr(config, name) is None:
             raise ValueError(say(en=f"{name} is not set", zh=f"没有设置 {name}"))
     data = read(config)
     model = with_texts(family.load(config), config)
-    model = family.train(model, data, config)
+    model = importlib.import_module(f"retrieval_lab.{family.module}").train(model, data, config)
     training.save(model, Path(config.output_dir) / "model")
     return model
 
@@ -97,7 +149,7 @@ def _kind(config: Config) -> str:
     report = formats.validate(config.train_dataset, min_label=config.min_label, max_label=config.max_label)
     if report.shape is None:
         raise formats.DataError(report)
-    kinds = KINDS[OTHER_NAMES.get(config.model_type, config.model_type)]
+    kinds = FAMILIES[_family_name(config)].kinds
     fitting = [kind for kind in kinds if kind in FEEDS[report.shape]]
     if not fitting:
         raise ValueError(
@@ -109,53 +161,26 @@ def _kind(config: Config) -> str:
     return fitting[0]
 
 
-def _family(config: Config) -> Family:
-    from retrieval_lab import embedding, reranker
-
-    def load_colbert(config):
-        from retrieval_lab import colbert_models
-
-        return colbert_models.load(config.model_name_or_path)
-
-    def load_llm(config):
-        from retrieval_lab import llm
-
-        return llm.load(config.model_name_or_path, max_seq_length=config.max_seq_length or 512)
-
-    def load_scalar(config):
-        from retrieval_lab import llm_scalar
-
-        named = {name: getattr(config, name) for name in ("query_format", "document_format", "seq", "special_token")}
-        given = {name: value for name, value in named.items() if value is not None}
-        return llm_scalar.load(config.model_name_or_path, num_labels=config.num_labels, seed=config.seed, **given)
-
-    def late(model, data, config):
-        from retrieval_lab import colbert
-
-        return colbert.train(model, data, config)
-
-    def decoder(model, data, config):
-        from retrieval_lab import llm
-
-        return llm.train(model, data, config)
-
-    families = {
-        "embedding": Family(lambda c: embedding.load(c.model_name_or_path, c.pooling), embedding.train),
-        "colbert": Family(load_colbert, late),
-        "reranker": Family(lambda c: reranker.load(c.model_name_or_path), reranker.train),
-        "llm": Family(load_llm, decoder),
-        "llm_decoder": Family(load_scalar, decoder),
-    }
+def _family_name(config: Config) -> str:
     name = OTHER_NAMES.get(config.model_type, config.model_type)
-    if name not in families:
-        known = ", ".join([*families, *OTHER_NAMES])
+    if name not in FAMILIES:
+        known = ", ".join([*FAMILIES, *OTHER_NAMES])
         raise ValueError(
             say(
                 en=f"model_type={config.model_type!r} is not known; use one of {known}",
                 zh=f"不认识 model_type={config.model_type!r}；可用：{known}",
             )
         )
-    return families[name]
+    for setting, families in READ_BY.items():
+        value = getattr(config, setting)
+        if name not in families and value != Config.model_fields[setting].default:
+            raise ValueError(
+                say(
+                    en=f"{setting}={value!r} would do nothing: model_type {config.model_type} does not read it, only {', '.join(families)}; leave it out",
+                    zh=f"{setting}={value!r} 不会起作用：model_type {config.model_type} 不读这个设置，只有 {'、'.join(families)} 读；去掉它",
+                )
+            )
+    return name
 
 
 def with_texts(model, config: Config):

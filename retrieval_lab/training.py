@@ -55,8 +55,8 @@ def fit(model, data, loss, config: Config, *, evaluator=None, callbacks=(), **ar
         trainer_class = checkpoints.one_writer(_trainer_class(model))
         args = trainer_class.training_args_class(**arguments)
         trainer = trainer_class(model=model, args=args, train_dataset=data, loss=loss, evaluator=evaluator)
-        for callback in [_redraw(data), own, doctor, _early_stopping(config, evaluator), *callbacks]:
-            trainer.add_callback(callback) if callback else None
+        for callback in filter(None, [_redraw(data), own, doctor, _early_stopping(config, evaluator), *callbacks]):
+            trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=last)
     doctor.compare(before, trainer)
     model.lab_card = run.finish(trainer, before, doctor.findings)

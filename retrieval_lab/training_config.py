@@ -22,6 +22,13 @@ Prompt = Annotated[str | None, BeforeValidator(setting_names.prompt)]
 Pooling = Annotated[str | None, BeforeValidator(setting_names.pooling)]
 
 
+# Fields that the libraries' trainers take under the same name.
+PASSED_ON = set(
+    "output_dir num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type "
+    "weight_decay max_grad_norm seed gradient_checkpointing logging_steps save_strategy save_steps".split()
+)
+
+
 class Config(BaseModel):
     """What training needs to know. Unknown names and impossible values are refused when the object is made.
 
@@ -66,6 +73,9 @@ class Config(BaseModel):
     # Loss
     loss_type: str | None = None  # a family's own names; None: its default
     temperature: Positive = 0.05  # of the softmax over the batch: SimCSE, section 3; smaller is steeper, E5 wants 0.02
+    teacher_temperature: Positive = (
+        1.0  # of scores in a KL loss, see `losses.grouped_kl`; grades 0 to 3 want 0.25, scores 0 to 1 0.08
+    )
     use_inbatch_neg: bool = True
     negatives_cross_device: bool = True  # under several processes, their batches lend each other negatives
     use_mrl: bool | None = None  # None: where mrl_dims is given
@@ -167,23 +177,7 @@ class Config(BaseModel):
 
     def arguments(self) -> dict:
         """The fields that are arguments of the libraries' trainers, as they name them."""
-        same = {
-            "output_dir",
-            "num_train_epochs",
-            "max_steps",
-            "per_device_train_batch_size",
-            "gradient_accumulation_steps",
-        }
-        same |= {
-            "learning_rate",
-            "lr_scheduler_type",
-            "weight_decay",
-            "max_grad_norm",
-            "seed",
-            "gradient_checkpointing",
-        }
-        same |= {"logging_steps", "save_strategy", "save_steps"}
-        return self.model_dump(include=same) | {
+        return self.model_dump(include=PASSED_ON) | {
             "warmup_steps": self.warmup_ratio,  # transformers 5 reads a warm-up below 1 as a share of all steps
             "fp16": self.mixed_precision == "fp16",
             "bf16": self.mixed_precision == "bf16",

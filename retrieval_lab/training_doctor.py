@@ -118,7 +118,8 @@ class Doctor(TrainerCallback):
         metric, best = trainer.args.metric_for_best_model, trainer.state.best_metric
         if before and best is not None:
             gain = best - before[metric] if trainer.args.greater_is_better else before[metric] - best
-            self.report("worse") if gain < 0 else None
+            if gain < 0:
+                self.report("worse")
 
 
 def inner(loss):

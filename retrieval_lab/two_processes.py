@@ -7,6 +7,7 @@ import sys
 import torch
 
 from retrieval_lab import accelerate_config, batching, tiny
+from retrieval_lab.profiles import say
 from retrieval_lab.training import Config, fit
 
 ROWS, JOINT, STEPS = 20, 8, 3  # 8 rows a step, in the last one 4
@@ -30,12 +31,19 @@ def train(kind: str, world_size: int = 1, folder: str = "runs/two_processes") ->
     world_size : processes
     folder : for what the trainer writes
 
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+
     Source: lesson 07.
     """
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}; use one of {', '.join(KINDS)}")
+        raise ValueError(
+            say(en=f"kind={kind!r}; use one of {', '.join(KINDS)}", zh=f"kind={kind!r}；可用：{'、'.join(KINDS)}")
+        )
     torch.manual_seed(0)
     model, data = tiny.encoder(), rows()
     loss = MultipleNegativesRankingLoss(model)

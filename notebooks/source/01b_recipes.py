@@ -1,5 +1,5 @@
 # %% [markdown] slug="objectives" lang="en"
-# In this lesson you run the common recipes for an embedding model as experiments. You
+# Here you run the common recipes for an embedding model as experiments. You
 #
 # * see what the temperature does to the gradient;
 # * compare random, given and mined negatives, and catch a false negative;
@@ -7,7 +7,7 @@
 # * learn from scores and from a teacher's vectors instead of labels;
 # * measure what fine-tuning forgets, and win some of it back by averaging;
 # * search passages of one language with questions of the other.
-# %% [markdown] slug="objectives" lang="zh" of="51b7f338"
+# %% [markdown] slug="objectives" lang="zh" of="86ab7217"
 # 这一课把向量模型常用的训练办法逐个做成实验。你会
 #
 # * 看清温度怎样影响梯度；
@@ -17,10 +17,10 @@
 # * 测出微调忘掉了什么，再用模型平均找回一部分；
 # * 用一种语言的问题检索另一种语言的文档。
 # %% [markdown] slug="small" lang="en"
-# To fit many runs into minutes, each trains on a sample of the questions and searches only the test families' passages: an
-# easier search, so compare these numbers with each other alone. `benchmarks/recipes.md` has more questions and the whole corpus.
-# %% [markdown] slug="small" lang="zh" of="a7ffcaa2"
-# 要在几分钟里跑完许多次训练，所以每次只用一部分问题来训练，检索时也只用测试家族的文档。
+# To fit many runs into minutes, each trains on few questions and searches only the test families' passages. That is easier, so
+# compare these numbers with each other, not with lesson 01's. `benchmarks/recipes.md` has more questions and the whole corpus.
+# %% [markdown] slug="small" lang="zh" of="02c22bd8"
+# 为了在几分钟里跑完许多次训练，每次只用一部分问题来训练，检索时也只用测试家族的文档。
 # 文档少，检索就容易：这里的数只能互相比较，不要与第 01 课比。用更多问题、在整个语料库上的结果见 `benchmarks/recipes.md`。
 # %% slug="collection"
 from dataclasses import replace
@@ -85,7 +85,7 @@ check("pull", lambda: pull(torch.tensor([1.0, 0.0]), 1.0), [-0.2689414, 0.268941
 # By hand: $e / (e + 1) = 0.731$ and $0.269$. Now a real question with its answer and the nearest passages that were not judged
 # relevant. PyTorch's own gradient agrees:
 # %% [markdown] slug="pull-hand" lang="zh" of="e8ff84fb"
-# 手算：$e / (e + 1) = 0.731$，另一个是 $0.269$。再取一个真实的问题、它的答案和最接近的几篇无关文档，结果与 PyTorch 自己求的梯度一致：
+# 手算：$e / (e + 1) = 0.731$，另一个是 $0.269$。再取一个真实的问题、它的答案，以及最接近的几篇没有标为相关的文档；结果与 PyTorch 自己求的梯度一致：
 # %% slug="pull-real"
 asked, text = next(iter(city.queries.items()))
 ranked = original.search({asked: text}, len(city.corpus))[asked]
@@ -111,13 +111,13 @@ ax.set_ylabel(plots.label(en="share of the gradient", zh="在梯度中的份额"
 en = "A low temperature listens to the nearest negative"
 ax = ax.set_title(plots.label(en=en, zh="温度低，只听最近的负例"))
 # %% [markdown] slug="read-pull" lang="en"
-# At 0.5 all negatives weigh about the same; at 0.01 the nearest one takes nearly everything. A low temperature therefore
+# At 0.5 all negatives weigh about the same; at 0.01 the nearest few take nearly everything. A low temperature therefore
 # learns from hard negatives, and learns the most from a **false** one, an answer that nobody labelled. E5's cosines lie close
 # together, which is why it needs the lower temperature.
 #
 # Alt text: four falling curves, the steeper the lower the temperature.
-# %% [markdown] slug="read-pull" lang="zh" of="c519d986"
-# 温度是 0.5 时，各个负例的份量差不多；到 0.01，最近的那个几乎占去全部。
+# %% [markdown] slug="read-pull" lang="zh" of="b3f0db09"
+# 温度是 0.5 时，各个负例的份量差不多；到 0.01，最近的几个几乎占去全部。
 # 所以温度低时，模型主要从难负例中学，而**假负例**，也就是没有标注出来的答案，影响也最大。
 # E5 的余弦挤在一个很窄的范围里，因此要用更低的温度。
 #
@@ -272,9 +272,25 @@ mixed = kl(cosines, scores, 1)
 # %% [markdown] slug="read-kl" lang="en"
 # Computed by query, your function and the package agree. *Mixed* is the mistake: one softmax over the batch hands all probability to
 # the query whose scores happen to be large. `embedding.train` takes this loss by itself for rows of `query, document, score`.
-# %% [markdown] slug="read-kl" lang="zh" of="ed54aa12"
+#
+# The scores have a temperature of their own. How far apart should the cosines of two passages be that are one grade apart?
+# %% [markdown] slug="read-kl" lang="zh" of="6fff8a55"
 # 按查询分开算，你的函数与包的结果一致。*mixed* 就是常犯的错：整批做一个 softmax，概率全给了分数碰巧大的那个查询。
 # 数据的列是 `query, document, score` 时，`embedding.train` 会自动用这个损失。
+#
+# 分数也有自己的温度。等级差一级的两篇文档，余弦应该差多少？
+# %% slug="score-scale"
+grades = torch.tensor([1.0, 0.0])
+gap = {t: 0.05 / t for t in (1.0, 0.25)}  # teacher_temperature -> cosine gap
+for t, wide in gap.items():
+    assert abs(kl(torch.tensor([0.5 + wide, 0.5]), grades / t, 0.05)) < 1e-6
+gap
+# %% [markdown] slug="read-scale" lang="en"
+# At 1 the loss rests as soon as the gap is 0.05. A good encoder keeps a wider one already, and training would narrow it: on the dev
+# questions that made the model worse. With `teacher_temperature=0.25` it learned from the same grades.
+# %% [markdown] slug="read-scale" lang="zh" of="f734e7ee"
+# 取 1 时，余弦差到 0.05，损失就是 0 了。好的编码器本来就拉得更开，训练反而会把差距缩小：在验证集上，模型确实变差了。
+# 取 `teacher_temperature=0.25`，同样的等级就能让它学好。
 # %% [markdown] slug="teacher" lang="en"
 # ## Learning from a teacher's vectors
 #
@@ -313,11 +329,9 @@ texts = list(dict.fromkeys(rows["positive"]))
 file = Path(tempfile.mkdtemp()) / "teacher.jsonl"
 embedding_teachers.write(file, teacher, rows["query"], texts, student=student)
 student = embedding.train(student, formats.read(file, "teacher"), config())
-systems = [
-    search.Dense(student, city, "student"),
-    search.Dense(teacher, city, "teacher"),
-]
-experiment.show(experiment.compare([original, *systems], city))
+from_student = search.Dense(student, city, "student")
+from_teacher = search.Dense(teacher, city, "teacher")
+experiment.show(experiment.compare([original, from_student, from_teacher], city))
 # %% [markdown] slug="read-student" lang="en"
 # Ask of this table how much of the way from *original* to *teacher* the *student* went, with a fraction of the texts and no label.
 # Two teachers can be joined side by side (`embedding_teachers.concatenate`): a cosine of the joined vectors is the mean of their cosines.
@@ -361,33 +375,34 @@ def mean_weights(one, two, share=0.5):  # share of the second
 # %% slug="check-average" tags=["check"]
 check("mean_weights", lambda: mean_weights({"w": 1.0}, {"w": 3.0}, 0.25), {"w": 1.5})
 # %% slug="average"
-half = embedding.average([start(), teacher])
+untrained = start()
+half = embedding.average([untrained, teacher])
 name = next(name for name, _ in half.named_parameters())
-one, two = (dict(m.named_parameters())[name] for m in (start(), teacher))
+one, two = (dict(m.named_parameters())[name] for m in (untrained, teacher))
 assert torch.allclose(half.state_dict()[name], mean_weights({0: one}, {0: two})[0])
-made = {"original": start(), "fine-tuned": teacher, "average": half}
+made = {"original": untrained, "fine-tuned": teacher, "average": half}
 on_book = [search.Dense(model, sections, name) for name, model in made.items()]
 experiment.show(experiment.compare(on_book, sections))
 # %% slug="average-city"
-on_city = [search.Dense(model, city, name) for name, model in made.items()]
-experiment.show(experiment.compare(on_city, city))
+averaged = search.Dense(half, city, "average")
+experiment.show(experiment.compare([original, from_teacher, averaged], city))
 # %% [markdown] slug="read-average" lang="en"
-# The first table is the handbook, the second the city's help centre. Forgetting is a *fine-tuned* below *original* in the first;
-# the question for *average* is what it keeps in each. The handbook is still about the same city; the committed table measures the
+# The first table is the handbook, the second the city's help centre, where *teacher* is the same fine-tuned model. Forgetting is a
+# *fine-tuned* below *original* in the first; the question for *average* is what it keeps in each. The handbook is still about the same city; the committed table measures the
 # same models on SciFact or tldr, far from it.
-# %% [markdown] slug="read-average" lang="zh" of="1161b46a"
-# 第一张表是手册，第二张是帮助中心。第一张里 *fine-tuned* 低于 *original*，就是遗忘；对 *average*，要看它在两边各保住了多少。
+# %% [markdown] slug="read-average" lang="zh" of="d82b8bb2"
+# 第一张表是手册，第二张是帮助中心，其中的 *teacher* 就是同一个微调后的模型。第一张里 *fine-tuned* 低于 *original*，就是遗忘；对 *average*，要看它在两边各保住了多少。
 # 手册写的毕竟还是这座城市；随仓库提交的那张表，把同样的模型拿到 SciFact 或 tldr 上测，离这里就远得多。
 # %% [markdown] slug="cross" lang="en"
 # ## Across languages
 #
 # Both languages of the corpus share document ids, so a question in one can be judged against passages in the other. The model is
-# `e5-small`, which has seen a hundred languages, as downloaded. Rows are the language of the questions, columns that of the passages.
-# %% [markdown] slug="cross" lang="zh" of="09e0d73c"
+# `e5-small` as downloaded; it was pretrained on about a hundred languages. Rows are the language of the questions, columns that of the passages.
+# %% [markdown] slug="cross" lang="zh" of="1366f635"
 # ## 跨语言检索
 #
 # 语料库的两种语言共用文档编号，所以一种语言的问题可以对着另一种语言的文档来评。
-# 模型用未经训练的 `e5-small`，它见过上百种语言。行是问题的语言，列是文档的语言。
+# 模型是下载后未再训练的 `e5-small`，预训练时见过约一百种语言。行是问题的语言，列是文档的语言。
 # %% slug="cross-model"
 import pandas as pd
 
@@ -416,17 +431,17 @@ for asks, q in both.items():
             found[system.name, asks, reads] = score
 pd.Series(found).unstack().round(3)
 # %% [markdown] slug="read-cross" lang="en"
-# BM25 needs a shared word, so off the diagonal it has only numbers and codes. The model keeps much of its quality across. The difference
-# between its diagonal and the rest is what a bilingual fine-tuning could still win.
-# %% [markdown] slug="read-cross" lang="zh" of="d75a691b"
-# BM25 要有共同的词，所以一离开对角线，就只剩数字和代号可用。模型跨语言之后仍保住了大半。
-# 它在对角线上与对角线外的差距，就是双语微调还能争取的部分。
+# BM25 needs a shared word, so off the diagonal it has only numbers and codes. Look at how much of its diagonal the model
+# keeps beside it: the difference is what bilingual fine-tuning could still win.
+# %% [markdown] slug="read-cross" lang="zh" of="84ecef04"
+# BM25 要有共同的词，所以一离开对角线，就只剩数字和代号可用。再看模型离开对角线之后还保住了多少：
+# 对角线内外的差距，就是双语微调还能争取的部分。
 # %% [markdown] slug="decoder" lang="en"
 # ## A decoder LLM as encoder
 #
 # In a decoder a token sees only what stands before it. So only the last token can stand for the text, and each text has to end on the same
-# one, the end-of-sequence token. A tiny random model shows it: change the first word, and see which positions move.
-# %% [markdown] slug="decoder" lang="zh" of="8d3086d6"
+# one, the end-of-sequence token. A tiny random model shows it: change the first word or the last, and see which positions move.
+# %% [markdown] slug="decoder" lang="zh" of="ba8ce7ee"
 # ## 让解码器大模型当编码器
 #
 # 解码器里，每个词元只看得到它前面的内容。所以只有最后一个词元能代表整段文本，而且每段文本都要以同一个词元，也就是结束符收尾。

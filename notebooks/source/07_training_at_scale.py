@@ -1,15 +1,15 @@
 # %% [markdown] slug="objectives" lang="en"
 # In this lesson you
 #
-# * read a training file that nothing slips through, and draw its negatives anew in every epoch;
+# * have a training file checked line by line, and draw its negatives anew in every epoch;
 # * run a training from a configuration file, with the best epoch chosen on a validation set;
 # * show that accumulating gradients adds no negatives, and write the trick that does (GradCache);
 # * kill a run and continue it to the same weights, to the last bit;
 # * train in two processes, and read what the training doctor says about four sick runs.
-# %% [markdown] slug="objectives" lang="zh" of="1544fc51"
+# %% [markdown] slug="objectives" lang="zh" of="2799ce54"
 # 这一课里，你会
 #
-# * 读入一份不放过任何问题的训练文件，并且每轮重新抽取负例；
+# * 逐行检查一份训练文件，并且每轮重新抽取负例；
 # * 用一份配置文件跑完一次训练，用验证集挑出最好的一轮；
 # * 验证梯度累积不会增加负例，再写出能增加负例的办法（GradCache）；
 # * 中途打断一次训练再接着跑，得到每一位都相同的权重；
@@ -355,11 +355,11 @@ gigabytes = {
 pd.DataFrame(gigabytes).round(2)
 # %% [markdown] slug="memory-read" lang="en"
 # GB in each of 8 processes, without activations. Read the column of your model from the top and take the first row that
-# fits: the rows below it communicate more. DDP is right for every encoder in this course. With LoRA the gradient and the
+# fits: what is split has to be sent around, by stage 3 half as much again as by DDP. DDP is right for every encoder in this course. With LoRA the gradient and the
 # moments exist for the adapters only, so a 7B model needs little more than its weights.
-# %% [markdown] slug="memory-read" lang="zh" of="23aece70"
+# %% [markdown] slug="memory-read" lang="zh" of="b74e09f2"
 # 表里是 8 个进程中每个进程所需的 GB 数，不含激活值。
-# 在你的模型那一列从上往下看，用第一个装得下的：越往下通信越多。
+# 在你的模型那一列从上往下看，用第一个装得下的：拆开的东西要靠通信凑齐，阶段 3 的通信量比 DDP 多一半。
 # 本课程里的编码器用 DDP 就够了。用 LoRA 时，只有适配器才有梯度和动量，所以 7B 模型比权重本身多占不了多少。
 # %% [markdown] slug="launch" lang="en"
 # FSDP has to know which class the model stacks its layers of. It is found by looking at the model, and written into the
@@ -431,11 +431,11 @@ sick("saturated", same, temperature=0.0001, batch_size=4)
 labelled = rows.rename_column("positive", "document")
 sick("columns", labelled.add_column("label", [0.0] * len(rows)))
 # %% [markdown] slug="doctor-read" lang="en"
-# The second one is the most common: recent versions of transformers load a model in the precision it was saved in, so
+# The second is the easiest to miss: recent versions of transformers load a model in the precision it was saved in, so
 # the weights of many hub models arrive in bf16. An update that is less than about 0.4 % of a weight is then lost. See
 # how much of a learning rate of 1e-5 survives:
-# %% [markdown] slug="doctor-read" lang="zh" of="d08d4ec5"
-# 第二种最常见：新版 transformers 按保存时的精度加载模型，所以许多模型的权重一加载就是 bf16。
+# %% [markdown] slug="doctor-read" lang="zh" of="853d95cd"
+# 第二种最容易被忽略：新版 transformers 按保存时的精度加载模型，所以许多模型的权重一加载就是 bf16。
 # 小于权重约 0.4% 的更新会丢失。看看学习率为 1e-5 时还剩下多少：
 # %% slug="half-by-hand"
 torch.manual_seed(0)

@@ -33,6 +33,8 @@ def test_two_processes_equal_one_with_the_joint_batch(tmp_path, one, kind):
         torch.testing.assert_close(found[name], one[name], atol=1e-5, rtol=0, msg=name)
 
 
-def test_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="use one of one, ddp, fsdp"):
+@pytest.mark.parametrize("lang, words", [("en", "use one of one, ddp, fsdp"), ("zh", "可用：one、ddp、fsdp")])
+def test_unknown_kind_is_refused(monkeypatch, lang, words):
+    monkeypatch.setenv("RETRIEVAL_LAB_LANG", lang)
+    with pytest.raises(ValueError, match=words):
         two_processes.train("three")

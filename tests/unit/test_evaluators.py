@@ -56,6 +56,29 @@ def test_retriever_that_finds_each_text_itself_has_ndcg_one(tmp_path):
     assert evaluator(model)["val_cosine_ndcg@10"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("own, seen", [(None, "Q: tram"), ("P: ", "P: tram")])
+def test_prompt_of_a_line_stands_in_place_of_the_models(tmp_path, monkeypatch, own, seen):
+    lines = [{"query": "tram", "pos": ["a"], "neg": ["b"]} | ({"prompt_for_query": own} if own else {})]
+    model, texts = tiny.encoder(), []
+    model.prompts = {"query": "Q: ", "document": ""}
+    preprocess = type(model).preprocess
+    monkeypatch.setattr(
+        type(model),
+        "preprocess",
+        lambda self, batch, prompt=None, **more: (
+            texts.extend((prompt or "") + text for text in batch) or preprocess(self, batch, prompt=prompt, **more)
+        ),
+    )
+    evaluators.from_file(model, write(tmp_path, lines))(model)
+    assert texts[0] == seen
+
+
+def test_rerankers_file_without_any_order_is_refused(tmp_path, lang):
+    words = {"en": "no query has both relevant and other documents", "zh": "没有一个查询同时有相关和不相关的文档"}
+    with pytest.raises(ValueError, match=words[lang]):
+        evaluators.from_file(tiny.cross_encoder(), write(tmp_path, [{"query": "a", "pos": ["b"]}]))
+
+
 def test_query_without_an_order_to_judge_is_left_out_of_reranking(tmp_path):
     file = write(tmp_path, [*LINES, {"query": "alone", "pos": ["x"], "neg": ["x"]}])
     assert len(evaluators.from_file(tiny.cross_encoder(), file).samples) == 3

@@ -175,7 +175,25 @@ def test_command_writes_a_training_file(tmp_path, capsys):
     pairs.write_text('{"query": "when does the tram run", "pos": ["tram hours"]}\n')
     corpus.write_text("".join(f'{{"_id": "{i}", "text": "{text}"}}\n' for i, text in enumerate(CORPUS)))
     settings = ["--model", str(tmp_path / "model"), "--corpus", str(corpus), "--output", str(out), "--neg-nums", "2"]
-    assert cli.main(["mine", str(pairs), *settings, "--percent", "1.5"]) == 0
+    assert cli.main(["mine", str(pairs), *settings, "--percent", "1.5", "--margin", "-2"]) == 0
     assert capsys.readouterr().out == f"1 lines in {out}\n"
     row = formats.read(out, "triplet", neg_nums=2)[0]
     assert row["positive"] == "tram hours" and {row["negative_1"], row["negative_2"]} <= set(CORPUS) - {"tram hours"}
+
+
+def test_judge_is_a_rerankers_probability(tmp_path):
+    from retrieval_lab import reranker
+
+    tiny.cross_encoder().save_pretrained(str(tmp_path / "judge"))
+    pairs = [("tram", "tram hours"), ("tram", "lost card")]
+    logits = reranker.score(reranker.load(tmp_path / "judge"), pairs)
+    np.testing.assert_allclose(mining.judge(tmp_path / "judge")(pairs), 1 / (1 + np.exp(-logits)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("line", ["not json", '{"_id": "2"}', "[1]"])
+def test_broken_line_of_the_corpus_is_named(tmp_path, lang, line):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "a"}\n\n' + line)
+    words = {"en": 'corpus.jsonl:3: .* is no JSON object with "text"', "zh": "corpus.jsonl:3：.*改好这一行"}
+    with pytest.raises(ValueError, match=words[lang]):
+        mining.mine_file(tmp_path / "pairs.jsonl", tmp_path / "out.jsonl", "minilm", 1, corpus=corpus)

@@ -1,6 +1,8 @@
 """`retrieval-lab train`: every family from a file to a saved model, by the same command."""
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -109,11 +111,17 @@ def test_prompts_are_saved_with_the_model(tmp_path):
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
-def test_shipped_configuration_is_valid_and_its_data_are_there(file):
-    config = Config.read(file)
-    assert (CONFIGS.parent / config.train_dataset).is_file()
-    moved = config.model_copy(update={"train_dataset": str(CONFIGS.parent / config.train_dataset)})
-    assert train_command._kind(moved) in train_command.KINDS[config.model_type]
+def test_shipped_configuration_trains_on_lines_of_its_own_file(tmp_path, file):
+    saved(tmp_path)
+    shipped = CONFIGS.parent / Config.read(file).train_dataset
+    few = tmp_path / shipped.name
+    few.write_text("\n".join(shipped.read_text(encoding="utf-8").splitlines()[:6]), encoding="utf-8")
+    start = tmp_path / ("decoder" if "llm" in file.stem else "encoder")
+    given = {"model_name_or_path": start, "train_dataset": few, "output_dir": tmp_path / "run", "max_steps": 2}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    assert cli.main(["train", "--config", str(file), *words]) == 0
+    card = json.loads((tmp_path / "run" / "model" / "lab_card.json").read_text())
+    assert card["steps"] == 2 and math.isfinite(card["train_loss"])
 
 
 def refused(capsys, *words):
@@ -123,6 +131,22 @@ def refused(capsys, *words):
 
 def test_unknown_family_is_refused(capsys):
     assert "model_type='bm25' is not known; use one of embedding" in refused(capsys, "--model_type", "bm25")
+
+
+@pytest.mark.parametrize("family", ["reranker", "bert_encoder", "colbert", "embedding", "llm"])
+@pytest.mark.parametrize(
+    "setting", [("pooling", "cls"), ("query_format", "q: {}"), ("neg_nums", 3), ("use_lora", True)]
+)
+def test_setting_that_the_family_does_not_read_is_refused(lang, family, setting):
+    name, value = setting
+    config = Config(model_type=family, **{name: value})
+    if train_command.OTHER_NAMES.get(family, family) in train_command.READ_BY[name]:
+        with pytest.raises(ValueError, match="model_name_or_path"):  # the next thing that is missing
+            train_command.run(config)
+        return
+    words = {"en": f"{name}={value!r} would do nothing: model_type {family}", "zh": f"{name}={value!r} 不会起作用"}
+    with pytest.raises(ValueError, match=re.escape(words[lang])):
+        train_command.run(config)
 
 
 def test_missing_model_or_data_is_named(capsys):
