@@ -24,7 +24,7 @@ def fitted(model, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     pairs = [tuple(pair) for pair in pairs]
     options = {"text": {"padding": False}, "common": {"return_tensors": None}}
     room = model.max_seq_length - len(model.preprocess([("", "")], processing_kwargs=options)["input_ids"][0])
-    return [_cut(model.tokenizer, query, document, room) for query, document in pairs]
+    return [_cut(model.tokenizer, query, document, max(room, 0)) for query, document in pairs]
 
 
 SPARE = 2  # tokens: a word that is cut in two may need more of them than before
@@ -36,7 +36,7 @@ def _cut(tokenizer, query: str, document: str, room: int) -> tuple[str, str]:
     asked, told = (_spans(tokenizer, text) for text in (query, document))
     if len(asked) > room // 2:
         asked = asked[: max(room // 2, room - len(told))]
-        query = query[: asked[-1][1]]
+        query = query[: asked[-1][1]] if asked else ""
     if tokenizer.truncation_side == "left" and len(asked) + len(told) > room:
         document = document[: told[max(0, room - len(asked) - SPARE - 1)][1]]
     return query, document

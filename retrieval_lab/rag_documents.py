@@ -120,16 +120,21 @@ def _plain(content: bytes, name: str) -> list[Document]:
     return [_document(_decoded(content, name), name)]
 
 
+_BLOCKS = ("p", "li", "tr", "div", "br", "dt", "dd", "section", "table", "blockquote", "pre")
+
+
 def _html(content: bytes, name: str) -> list[Document]:
     """Text of a page; headings become Markdown's, so that one splitter serves both."""
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(content, "html.parser")  # finds the encoding that the page declares
     title = soup.title.get_text(strip=True) if soup.title else ""
-    for tag in soup(["script", "style", "noscript", "template", "nav", "head"]):
+    for tag in soup(["script", "style", "noscript", "template", "nav", "head", "title"]):
         tag.decompose()
-    for tag in soup.find_all(["p", "li", "tr", "div", "br", "section", "table", "ul", "ol", "blockquote", "pre"]):
-        tag.insert_after("\n")
+    for tag in soup.find_all([*_BLOCKS, "td", "th"]):
+        sign = "\n" if tag.name in _BLOCKS else " "
+        tag.insert_before(sign)  # before too: a page may leave its paragraphs open
+        tag.insert_after(sign)
     for level in range(1, 7):
         for tag in soup.find_all(f"h{level}"):
             tag.replace_with(f"\n\n{'#' * level} {tag.get_text(' ', strip=True)}\n\n")
@@ -229,7 +234,7 @@ def _splitter(size: int, overlap: int, length: Callable[[str], int]):
 
 def token_counter(model) -> Callable[[str], int]:
     """A function that counts a text's tokens as the model's tokenizer cuts it, without the special ones."""
-    return lambda text: len(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return lambda text: len(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _titled_sections(document: Document) -> Iterator[tuple[str, str]]:

@@ -273,7 +273,7 @@ for part in chain.stream(question):
 # %% slug="citations-wrong"
 from retrieval_lab.rag_answers import check_citations
 
-words = best[0].page_content[-12:-2]
+words = sentences[0]
 claimed = f"“{words}” [1] “{words}” [8] “free on Sundays” [2] 42 [1]"
 [(c.number, c.quote, c.problem or "✓") for c in check_citations(claimed, best)]
 

@@ -101,15 +101,15 @@ def test_score_does_not_depend_on_padding_side_or_padding_token(tmp_path_factory
 def test_common_start_is_read_once_and_changes_no_score(any_model):
     pairs = [("tram", f"document {i} " * i) for i in range(12)] + PAIRS + [("tram", "tram")] * 5 + [("pool", "b")] * 3
     expected = [any_model.predict([pair])[0] for pair in llm.fitted(any_model, pairs)]
-    lengths = []
+    shapes = []
     hook = any_model[0].model.base_model.register_forward_pre_hook(
-        lambda _, args, kwargs: lengths.append(kwargs.get("input_ids", args[0] if args else None).shape),
+        lambda _, args, kwargs: shapes.append(kwargs.get("input_ids", args[0] if args else None).shape),
         with_kwargs=True,
     )
     np.testing.assert_allclose(llm.score(any_model, pairs), expected, atol=1e-5)
     hook.remove()
     frame = len(llm.prompt_ids(any_model, [("tram", "")])[0])
-    assert any(rows == 17 and width < 256 - frame // 2 for rows, width in lengths)
+    assert any(n_rows > 1 and width < frame for n_rows, width in shapes)  # what is left of several prompts
 
 
 def test_no_pairs_give_no_scores(model):
@@ -166,7 +166,8 @@ def test_document_that_comes_first_is_cut_at_its_end(tmp_path_factory, lengths):
     assert len(ids) <= 128 and text.startswith("Document: ") and text.endswith(end)
     kept_document, _, kept_query = text[len("Document: ") : -len(end)].partition("\nQuery: ")
     assert kept_document and document.startswith(kept_document) and query.startswith(kept_query)
-    assert kept_query == query or lengths[0] == 40
+    room = 128 - len(llm.prompt_ids(model, [("", "")])[0])
+    assert kept_query == query or len(model.tokenizer(query)["input_ids"]) > room / 2
 
 
 def test_training_reads_a_first_document_as_scoring_does(tmp_path_factory, tmp_path):
@@ -224,7 +225,7 @@ def test_one_answer_alone_scores_its_logit(tmp_path_factory):
 
 def test_unknown_prompt_is_refused(tmp_path_factory, lang):
     words = {
-        "en": "prompt='fr' is not known; use one of en, zh, qwen3-reranker",
+        "en": "prompt='fr' is not known; use one of en, zh, .*qwen3-reranker",
         "zh": "没有 prompt='fr'；可用：en, zh",
     }
     with pytest.raises(ValueError, match=words[lang]):
@@ -270,10 +271,10 @@ def test_saved_model_refuses_another_prompt(model, tmp_path, lang, other):
 
 
 def rows(n: int = 16) -> Dataset:
-    """A document answers where it repeats the query."""
+    """Of each query one document that answers and one that does not; what tells them apart is the last word."""
     words = [f"{a}{b}" for a in "abcdefgh" for b in "pqrs"][:n]
-    columns = {"query": words * 2, "document": words + words[1:] + words[:1], "label": [1.0] * n + [0.0] * n}
-    return Dataset.from_dict(columns)
+    documents = [f"{word} open" for word in words] + [f"{word} shut" for word in words]
+    return Dataset.from_dict({"query": words * 2, "document": documents, "label": [1.0] * n + [0.0] * n})
 
 
 def config(tmp_path, **changes) -> Config:
@@ -281,16 +282,18 @@ def config(tmp_path, **changes) -> Config:
     return Config(output_dir=str(tmp_path / "run"), **(plain | changes))
 
 
-def loss(model, data) -> float:
-    scores = torch.tensor(llm.score(model, list(zip(data["query"], data["document"], strict=True))))
-    return torch.nn.functional.binary_cross_entropy_with_logits(scores, torch.tensor(data["label"])).item()
+def gap(model, data) -> float:
+    """How far the mean score of the answers lies above that of the others."""
+    scores = llm.score(model, list(zip(data["query"], data["document"], strict=True)))
+    labels = np.array(data["label"])
+    return scores[labels == 1].mean() - scores[labels == 0].mean()
 
 
 @pytest.mark.parametrize("loss_type", [None, "point_mse", "listwise"])
-def test_training_lowers_the_loss_at_the_answers_position(model, tmp_path, loss_type):
-    before = loss(model, rows())
+def test_training_parts_the_scores_at_the_answers_position(model, tmp_path, loss_type):
+    before = gap(model, rows())
     llm.train(model, rows(), config(tmp_path, num_train_epochs=8, loss_type=loss_type))
-    assert loss(model, rows()) < before - 0.05
+    assert gap(model, rows()) > before + 0.5
 
 
 def test_one_step_equals_binary_cross_entropy_by_hand(tmp_path, tmp_path_factory):

@@ -61,6 +61,12 @@ def test_html_keeps_headings_rows_and_words_together_and_drops_scripts():
     ]  # fmt: skip
 
 
+def test_html_with_open_paragraphs_and_a_table_keeps_texts_apart():
+    page = b"<title>Fees</title><p>One.<p>Two.<table><tr><th>boat<th>fee<tr><td>big</td><td>2</td></tr></table>"
+    lines = load_bytes(page, "fees.html")[0].page_content.split("\n")
+    assert [line for line in lines if line] == ["One.", "Two.", "boat fee", "big 2"]
+
+
 def test_html_is_read_in_the_encoding_that_it_declares():
     page = '<html><head><meta charset="gb18030"></head><body><p>渡船每小时一班。</p></body></html>'.encode("gb18030")
     assert load_bytes(page, "ferry.html")[0].page_content == "渡船每小时一班。"
