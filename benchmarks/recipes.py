@@ -1,14 +1,15 @@
 """Each recipe of lesson 01b against the model it started from, on the shipped corpus and on one public collection a language.
 
-python benchmarks/recipes.py measure en pairs      one row; its numbers are kept in runs/recipes.json
-python benchmarks/recipes.py measure en            every row of a language that is not there yet (minutes)
-python benchmarks/recipes.py write                 recipes.md from what is there
+python benchmarks/recipes.py measure en city pairs kl     these rows; each is kept in runs/recipes/, with what it was made from
+python benchmarks/recipes.py measure zh public            every row of a part that is not there yet
+python benchmarks/recipes.py write                        recipes.md from what is there
 
-All recipes have the same 320 training queries, one epoch, batches of 16 and the learning rate of lesson 01. Nothing was tuned
-on the test queries.
+All have the same 320 training queries, one epoch and one seed, and unless the row says otherwise the learning rate and batches of
+lesson 01. Nothing was tuned on test queries; the temperature of grades was chosen on the dev split.
 """
 
 import argparse
+import functools
 import gc
 import json
 import tempfile
@@ -31,51 +32,77 @@ from retrieval_lab import (
     matryoshka,
     metrics,
     mining,
+    models,
     profiles,
+    search,
 )
 from retrieval_lab.training import Config
 
-HERE, KEPT = Path(__file__).parent, Path("runs/recipes.json")
-N_QUERIES, SHORT = 320, 64
+HERE, KEPT = Path(__file__).parent, Path("runs/recipes")
+PARTS = ("city", "public", "forgetting")
+SOURCES = {"en": "scifact", "zh": "tldr-zh"}  # the public collection of each language
+N_QUERIES, N_DOCS, SHORT = 320, 800, 64
 PROFILE = profiles.PROFILES["fast"]
+DIMS = [32, 64, 128, 384]
 INSTRUCTION = {"query": "Instruct: find the passage that answers the question\nQuery: ", "document": ""}
 
 
-def config(lang: str, **changes) -> Config:
-    plain = {"output_dir": tempfile.mkdtemp(), "num_train_epochs": 1, "max_seq_length": PROFILE.max_seq_length}
-    return Config(**(plain | {"temperature": PROFILE.temperature(lang)} | changes))
+class Task:
+    """A language's training and test data, from the shipped corpus or the public one."""
+
+    def __init__(self, lang: str, part: str):
+        self.lang, self.public = lang, part == "public"
+        source = SOURCES[lang] if self.public else "city_services"
+        self.train, self.test = (corpora.load(source, lang, split) for split in ("train", "test"))
+        if self.public:  # thousands of abstracts would take an hour
+            self.train, self.test = small(self.train), small(self.test)
+
+    def start(self):
+        return embedding.load(PROFILE.encoder(self.lang))
+
+    def config(self, **changes) -> Config:
+        plain = {"output_dir": tempfile.mkdtemp(), "num_train_epochs": 1, "max_seq_length": PROFILE.max_seq_length}
+        return Config(**(plain | {"temperature": PROFILE.temperature(self.lang)} | changes))
+
+    def rows(self) -> Dataset:
+        """Shipped triplets; the public collections have pairs only."""
+        data = corpora.pairs(self.train) if self.public else demo.training_data(self.lang)
+        return data.shuffle(seed=0).select(range(N_QUERIES))
+
+    def pairs(self) -> Dataset:
+        return self.rows().select_columns(["query", "positive"])
+
+    @functools.cached_property
+    def mined(self) -> Dataset:
+        """Negatives found by the untrained model and BM25; all judged answers are known."""
+        known = mining.answers(self.train)
+        return mining.mine_hard_negatives(self.start(), self.pairs(), list(self.train.corpus.values()), known=known)
+
+    def scored(self, score=None) -> Dataset:
+        """Of each query every judged passage and one hard negative, with grades 0 to 3, or with what ``score`` gives the pair."""
+        top = max(grade for judged in self.train.qrels.values() for grade in judged.values())
+        grades = {
+            self.train.queries[q]: {self.train.corpus[d]: 3 * grade / top for d, grade in judged.items()}
+            for q, judged in self.train.qrels.items()
+        }
+        rows = []
+        for group, row in enumerate(self.mined if self.public else self.rows()):
+            documents = {row["negative_1"]: 0.0} | grades[row["query"]]
+            rows += [{"query": row["query"], "document": d, "score": g, "group": group} for d, g in documents.items()]
+        scores = [row["score"] for row in rows] if score is None else score(rows)
+        return Dataset.from_list([row | {"score": s} for row, s in zip(rows, scores, strict=True)])
 
 
-def start(lang: str):
-    return embedding.load(PROFILE.encoder(lang))
-
-
-def triplets(lang: str) -> Dataset:
-    return demo.training_data(lang).shuffle(seed=0).select(range(N_QUERIES))
-
-
-def pairs(lang: str) -> Dataset:
-    return triplets(lang).select_columns(["query", "positive"])
-
-
-def scored(lang: str, score=None) -> Dataset:
-    """Of each query every judged passage and one hard negative, with its grade, or what ``score`` gives the pair."""
-    train = corpora.load("city_services", lang, "train")
-    grades = {train.queries[q]: {train.corpus[d]: g for d, g in judged.items()} for q, judged in train.qrels.items()}
-    rows = []
-    for group, row in enumerate(triplets(lang)):
-        docs = grades[row["query"]] | {row["negative_1"]: grades[row["query"]].get(row["negative_1"], 0)}
-        rows += [{"query": row["query"], "document": d, "score": float(g), "group": group} for d, g in docs.items()]
-    return Dataset.from_list(
-        rows if score is None else [row | {"score": s} for row, s in zip(rows, score(rows), strict=True)]
-    )
+def small(collection, n_docs: int = N_DOCS):
+    """All judged documents and the first others up to ``n_docs``: an easier search, but the same for every model."""
+    judged = {d for judged in collection.qrels.values() for d in judged}
+    others = [d for d in collection.corpus if d not in judged][: max(0, n_docs - len(judged))]
+    return replace(collection, corpus={d: t for d, t in collection.corpus.items() if d in {*judged, *others}})
 
 
 def preferences(rows: list[dict]) -> list[float]:
     """Mean log-probability that a language model gives to the query after the passage: what it would rather be asked."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from retrieval_lab import models
 
     folder = models.resolve("smollm2")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
@@ -90,229 +117,174 @@ def preferences(rows: list[dict]) -> list[float]:
     return scores
 
 
-def mined(lang: str) -> Dataset:
-    """Negatives found by the untrained model and BM25; all judged answers are known."""
-    train = corpora.load("city_services", lang, "train")
-    known = mining.answers(train)
-    return mining.mine_hard_negatives(start(lang), pairs(lang), list(train.corpus.values()), known=known)
-
-
-def from_teacher(lang: str):
-    """No label at all: the fine-tuned retriever's vectors of the training texts are the target."""
-    rows = triplets(lang)
-    model, folder = start(lang), Path(tempfile.mkdtemp())
+def from_teacher(task: Task):
+    """No label: the target are the vectors of a model that was trained on all pairs."""
+    if task.public:
+        teacher = embedding.train(task.start(), corpora.pairs(task.train), task.config())
+    else:
+        teacher = demo.retriever(task.lang)
+    rows, model, folder = task.rows(), task.start(), Path(tempfile.mkdtemp())
     texts = list(dict.fromkeys(rows["positive"]))
-    file = embedding_teachers.write(folder / "teacher.jsonl", demo.retriever(lang), rows["query"], texts, student=model)
-    return embedding.train(model, formats.read(file, "teacher"), config(lang))
+    file = embedding_teachers.write(folder / "teacher.jsonl", teacher, rows["query"], texts, student=model)
+    return embedding.train(model, formats.read(file, "teacher"), task.config())
 
 
-def decoder(lang: str):
-    """SmolLM2, last-token pooling, LoRA on the upper ten of thirty layers, merged. English only: it has little Chinese."""
-    model = embedding.load("smollm2", "lasttoken", prompts=INSTRUCTION)
-    model.max_seq_length = 160
-    llm_lora.add(model, config(lang, use_lora=True), upper_layers=10)
-    rows = pairs(lang).select(range(N_QUERIES // 2))
-    embedding.train(model, rows, config(lang, use_lora=True, learning_rate=5e-4, per_device_train_batch_size=16))
-    return llm_lora.merge(model)
-
-
-def untrained_decoder(lang: str):
+def untrained_decoder(task: Task):
     model = embedding.load("smollm2", "lasttoken", prompts=INSTRUCTION)
     model.max_seq_length = 160
     return model
 
 
-# name -> (what it is, the function that makes the model, the row it is compared with)
+def decoder(task: Task):
+    """LoRA on the upper ten of thirty layers, merged. English only: SmolLM2 has little Chinese."""
+    config = task.config(use_lora=True, learning_rate=5e-4)
+    model = llm_lora.add(untrained_decoder(task), config, upper_layers=10)
+    return llm_lora.merge(embedding.train(model, task.pairs().select(range(N_QUERIES // 2)), config))
+
+
+def fit(task: Task, data: Dataset, **changes):
+    return embedding.train(task.start(), data, task.config(**changes))
+
+
+# name -> (what it is, task -> model)
 RECIPES = {
-    "original": ("as downloaded", start, None),
-    "pairs": (
-        "pairs, in-batch negatives",
-        lambda lang: embedding.train(start(lang), pairs(lang), config(lang)),
-        "original",
-    ),
-    "triplets": (
-        "triplets, shipped hard negatives",
-        lambda lang: embedding.train(start(lang), triplets(lang), config(lang)),
-        "original",
-    ),
-    "mined": (
-        "triplets, negatives mined and filtered",
-        lambda lang: embedding.train(start(lang), mined(lang), config(lang)),
-        "original",
-    ),
+    "original": ("as downloaded", Task.start),
+    "pairs": ("pairs, in-batch negatives", lambda t: fit(t, t.pairs())),
+    "triplets": ("triplets, shipped hard negatives", lambda t: fit(t, t.rows())),
+    "mined": ("triplets, negatives mined and filtered", lambda t: fit(t, t.mined)),
     "kl": (
-        "graded passages, KL within a query",
-        lambda lang: embedding.train(start(lang), scored(lang), config(lang)),
-        "original",
+        "graded passages, KL within a query, teacher_temperature 0.25",
+        lambda t: fit(t, t.scored(), teacher_temperature=0.25),
     ),
-    "cosent": (
-        "graded passages, CoSENT",
-        lambda lang: embedding.train(start(lang), scored(lang), config(lang, loss_type="cosent")),
-        "original",
-    ),
+    "cosent": ("graded passages, CoSENT", lambda t: fit(t, t.scored(), loss_type="cosent")),
     "preference": (
-        "passages scored by a language model, KL",
-        lambda lang: embedding.train(start(lang), scored(lang, preferences), config(lang), teacher_temperature=0.2),
-        "original",
+        "passages scored by SmolLM2's preference, KL, teacher_temperature 0.2",
+        lambda t: fit(t, t.scored(preferences), teacher_temperature=0.2),
     ),
-    "teacher": ("a teacher's vectors, no labels", from_teacher, "original"),
-    "mrl": (
-        "triplets, Matryoshka 32 to 384",
-        lambda lang: embedding.train(start(lang), triplets(lang), config(lang, mrl_dims=[32, 64, 128, 384])),
-        "original",
-    ),
+    "teacher": ("a teacher's vectors, no labels", from_teacher),
+    "mrl": ("as pairs or triplets, Matryoshka 32 to 384", lambda t: fit(t, t.rows(), mrl_dims=DIMS)),
     "mrl-e": (
-        "triplets, Matryoshka with a head",
-        lambda lang: embedding.train(
-            matryoshka.add_head(start(lang), 384), triplets(lang), config(lang, mrl_dims=[32, 64, 128, 384])
-        ),
-        "original",
+        "the same, Matryoshka with a head",
+        lambda t: embedding.train(matryoshka.add_head(t.start(), 384), t.rows(), t.config(mrl_dims=DIMS)),
     ),
-    "decoder-original": ("SmolLM2, last token, as downloaded", untrained_decoder, None),
-    "decoder": ("SmolLM2, last token, LoRA on half the pairs", decoder, "decoder-original"),
+    "decoder-original": ("SmolLM2, last token, as downloaded", untrained_decoder),
+    "decoder": ("SmolLM2, last token, LoRA, half of the pairs, learning rate 5e-4", decoder),
+}
+FORGETTING = {
+    "city-tuned": ("trained on the city's 840 triplets", lambda t: demo.retriever(t.lang)),
+    "average": ("half of each", lambda t: embedding.average([t.start(), demo.retriever(t.lang)])),
 }
 ENGLISH_ONLY = {"preference", "decoder", "decoder-original"}
+CITY_ONLY = {"triplets", *ENGLISH_ONLY}
 
 
-def small(collection, n_docs: int = 1000):
-    """All judged documents and the first others up to ``n_docs``: an easier search, but the same for every model."""
-    judged = {d for judged in collection.qrels.values() for d in judged}
-    others = [d for d in collection.corpus if d not in judged][: max(0, n_docs - len(judged))]
-    return replace(collection, corpus={d: t for d, t in collection.corpus.items() if d in judged or d in others})
+def names(lang: str, part: str) -> list[str]:
+    if part == "forgetting":
+        return list(FORGETTING)
+    left_out = (CITY_ONLY if part == "public" else set()) | (ENGLISH_ONLY if lang == "zh" else set())
+    return [name for name in RECIPES if name not in left_out]
 
 
 def ndcg(model, collection, dim: int | None = None) -> list[float]:
-    from retrieval_lab import search
-
+    """nDCG@10 of each test query."""
     with model.truncate_embeddings(dim):
         run = search.Dense(model, collection).search(collection.queries, 10)
     return metrics.evaluate(collection.qrels, run, ["nDCG@10"], per_query=True)["nDCG@10"].round(5).tolist()
 
 
-def measure(lang: str, name: str) -> None:
-    city = corpora.load("city_services", lang)
-    if name.startswith("decoder"):  # ten times the work of the others: only the passages of the test families
-        city = small(city, 0)
+def measure(task: Task, part: str, name: str) -> dict:
     begin = time.perf_counter()
-    model = RECIPES[name][1](lang)
-    found = {"seconds": round(time.perf_counter() - begin), "city": ndcg(model, city)}
-    if name in ("original", "triplets", "mrl", "mrl-e"):
-        found[f"city@{SHORT}"] = ndcg(model, city, SHORT)
-    keep(lang, name, found)
+    model = (RECIPES | FORGETTING)[name][1](task)
+    seconds = round(time.perf_counter() - begin)
+    # SmolLM2 takes ten times as long as the others: it searches only the passages of the test families.
+    tests = {"test": small(task.test, 0) if name.startswith("decoder") else task.test}
+    if part == "forgetting":
+        tests["public"] = Task(task.lang, "public").test
+    values = {key: ndcg(model, collection) for key, collection in tests.items()}
+    if part == "city" and name in ("original", "triplets", "mrl", "mrl-e"):
+        values[f"first {SHORT}"] = ndcg(model, task.test, SHORT)
+    card = getattr(model, "lab_card", {})
+    made = {key: card.get(key) for key in ("when", "loss", "rows", "steps", "data_hash", "config", "versions")}
+    return {"seconds": seconds, "ndcg": values, "made": made}
 
 
-def public(lang: str) -> dict[str, object]:
-    source = {"en": "scifact", "zh": "tldr-zh"}[lang]
-    return {split: corpora.load(source, lang, split) for split in ("train", "test")}
-
-
-def measure_public(lang: str, name: str) -> None:
-    """Pairs of the public collection itself; or what training on the city's questions did to it, with and without averaging."""
-    splits = public(lang)
-    tuned = {
-        "public-original": lambda: start(lang),
-        "public-pairs": lambda: embedding.train(
-            start(lang), corpora.pairs(splits["train"]).select(range(N_QUERIES)), config(lang)
-        ),
-        "public-after-city": lambda: demo.retriever(lang),
-        "public-average": lambda: embedding.average([start(lang), demo.retriever(lang)]),
-    }
-    begin = time.perf_counter()
-    model = tuned[name]()
-    found = {"seconds": round(time.perf_counter() - begin), "public": ndcg(model, small(splits["test"]))}
-    if name in ("public-after-city", "public-average"):
-        found["city"] = ndcg(model, corpora.load("city_services", lang))
-    keep(lang, name, found)
-
-
-PUBLIC = ("public-original", "public-pairs", "public-after-city", "public-average")
-
-
-def keep(lang: str, name: str, found: dict) -> None:
-    KEPT.parent.mkdir(exist_ok=True)
-    kept = read()
-    kept.setdefault(lang, {})[name] = found
-    KEPT.write_text(json.dumps(kept), encoding="utf-8")
-    print(
-        lang,
-        name,
-        found["seconds"],
-        {k: round(float(np.mean(v)), 3) for k, v in found.items() if k != "seconds"},
-        flush=True,
-    )
-
-
-def read() -> dict:
-    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
-
-
-def wanted(lang: str) -> list[str]:
-    own = [name for name in RECIPES if lang == "en" or name not in ENGLISH_ONLY]
-    there = (Path(__import__("os").environ.get("RETRIEVAL_LAB_DATA", "/nowhere")) / "beir").is_dir()
-    return own + (list(PUBLIC) if there else [])
-
-
-def measure_all(lang: str, names: list[str]) -> None:
-    for name in names or [name for name in wanted(lang) if name not in read().get(lang, {})]:
-        (measure_public if name in PUBLIC else measure)(lang, name)
+def measure_all(lang: str, part: str, chosen: list[str]) -> None:
+    task = Task(lang, part)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for name in chosen or [n for n in names(lang, part) if not file(lang, part, n).is_file()]:
+        if name not in names(lang, part):
+            raise SystemExit(f"{name!r} is not measured for {lang} {part}; choose from {', '.join(names(lang, part))}")
+        row = measure(task, part, name)
+        file(lang, part, name).write_text(json.dumps(row), encoding="utf-8")
+        means = {key: round(float(np.mean(values)), 3) for key, values in row["ndcg"].items()}
+        print(lang, part, name, f"{row['seconds']} s", means, flush=True)
         gc.collect()
 
 
-def difference(before: list[float], after: list[float]) -> str:
-    low, high = metrics.paired_bootstrap(np.array(before), np.array(after))
-    return f"{np.mean(after) - np.mean(before):+.3f} | {low:+.3f} … {high:+.3f}"
+def file(lang: str, part: str, name: str) -> Path:
+    return KEPT / f"{lang}.{part}.{name}.json"
 
 
-def line(title: str, rows: dict, name: str, key: str, base: str | None) -> str:
-    """One row of a table; the base may lie under another key, e.g. the original at 64 dimensions under its own."""
-    values = rows[name][key]
-    against = difference(rows[base][key], values) if base in rows else " | "
-    return f"| {title} | {np.mean(values):.3f} | {against} | {rows[name]['seconds']} |"
+def read(lang: str, part: str) -> dict[str, dict]:
+    files = {name: file(lang, part, name) for name in names(lang, part)}
+    return {name: json.loads(f.read_text(encoding="utf-8")) for name, f in files.items() if f.is_file()}
 
 
-HEADER = "| {} | nDCG@10 | Δ | 95 % interval | s |\n|---|---|---|---|---|"
+def line(title: str, row: dict, base: dict | None, key: str = "test", base_key: str | None = None) -> str:
+    values, against = np.array(row["ndcg"][key]), " | "
+    if base is not None and base is not row:
+        before = np.array(base["ndcg"][base_key or key])
+        low, high = metrics.paired_bootstrap(before, values)
+        against = f"{values.mean() - before.mean():+.3f} | {low:+.3f} … {high:+.3f}"
+    return f"| {title} | {values.mean():.3f} | {against} | {row['seconds']} |"
 
 
-def section(lang: str, rows: dict) -> str:
-    text = [
-        f"## {lang}: {PROFILE.encoder(lang)}, city_services, {N_QUERIES} training queries\n",
-        HEADER.format("recipe"),
-    ]
-    text += [line(t, rows, name, "city", base) for name, (t, _, base) in RECIPES.items() if name in rows]
-    text += [f"\nThe first {SHORT} of 384 dimensions:\n", HEADER.format("recipe")]
-    short = [name for name in RECIPES if f"city@{SHORT}" in rows.get(name, {})]
-    text += [line(RECIPES[name][0], rows, name, f"city@{SHORT}", RECIPES[name][2]) for name in short]
-    if "public-original" in rows:
-        source = {"en": "SciFact", "zh": "tldr-zh"}[lang]
-        titles = [
-            "as downloaded",
-            f"pairs of {source}",
-            "trained on the city's 840 triplets",
-            "average of the two: as downloaded, and trained on the city",
-        ]
-        text += [f"\n{source}, judged documents and others up to 1,000:\n", HEADER.format("model")]
-        text += [
-            line(t, rows, n, "public", None if n == "public-original" else "public-original")
-            for n, t in zip(PUBLIC, titles, strict=True)
-            if n in rows
-        ]
-        both = {"original": rows["original"]} | {n: rows[n] for n in PUBLIC if "city" in rows.get(n, {})}
-        text += ["\nThe same two models on city_services:\n", HEADER.format("model")]
-        text += [line(t, both, n, "city", "original") for n, t in zip(PUBLIC, titles, strict=True) if n in both]
-    return "\n".join(text)
+def table(caption: str, lines: list[str]) -> str:
+    if not lines:
+        return f"{caption} not measured yet."
+    return "\n".join([f"{caption}\n", "| recipe | nDCG@10 | Δ | 95 % interval | s |", "|---|---|---|---|---|", *lines])
+
+
+def section(lang: str) -> str:
+    city, public, forgetting = (read(lang, part) for part in PARTS)
+    start = city.get("original")
+    bases = {"decoder": city.get("decoder-original"), "decoder-original": None}
+    blocks = [f"## {lang}: {PROFILE.encoder(lang)}"]
+    lines = [line(RECIPES[n][0], row, bases.get(n, start)) for n, row in city.items()]
+    blocks.append(table(f"city_services, {N_QUERIES} training queries:", lines))
+    short = f"first {SHORT}"
+    lines = [line(RECIPES[n][0], row, start, short) for n, row in city.items() if short in row["ndcg"]]
+    blocks.append(table(f"The same, cut to the first {SHORT} of 384 dimensions:", lines))
+    lines = [line(RECIPES[n][0], row, public.get("original")) for n, row in public.items()]
+    rest = f"{N_QUERIES} training queries, judged documents and others up to {N_DOCS}"
+    blocks.append(table(f"{SOURCES[lang]}, {rest}:", lines))
+    for key, base, where in [("test", start, "city_services"), ("public", public.get("original"), SOURCES[lang])]:
+        lines = [line("as downloaded", base, None)] if base else []
+        lines += [line(FORGETTING[n][0], row, base, key, "test") for n, row in forgetting.items()]
+        blocks.append(table(f"What training on the city does to {where}:", lines))
+    return "\n\n".join(blocks) + "\n"
 
 
 def write() -> None:
-    intro = f"# recipes\n\n{machine()} One seed. Δ and interval (paired bootstrap over test queries) are against the model that each row started from; s is the training time, teacher and mining included. SmolLM2 searches only the passages of the test families.\n"
-    (HERE / "recipes.md").write_text(
-        "\n".join([intro, *(section(*item) + "\n" for item in sorted(read().items()))]), encoding="utf-8"
+    intro = (
+        f"# recipes\n\n{machine()} One seed. Δ and its interval (paired bootstrap over the test queries) are against the model that the "
+        "row started from; s is the time of training, with teacher or mining where the row was the first to need them. SmolLM2 "
+        "searches only the passages of the test families."
     )
+    text = "\n\n".join([intro, *(section(lang) for lang in profiles.LANGUAGES)])
+    (HERE / "recipes.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["measure", "write"])
     parser.add_argument("lang", choices=profiles.LANGUAGES, nargs="?")
-    parser.add_argument("names", nargs="*", help=", ".join([*RECIPES, *PUBLIC]))
+    parser.add_argument("part", choices=PARTS, nargs="?")
+    parser.add_argument("names", nargs="*", help=", ".join([*RECIPES, *FORGETTING]))
     options = parser.parse_args()
-    write() if options.action == "write" else measure_all(options.lang, options.names)
+    if options.action == "write":
+        write()
+    elif options.lang and options.part:
+        measure_all(options.lang, options.part, options.names)
+    else:
+        parser.error("measure needs a language and a part, e.g. measure en city")

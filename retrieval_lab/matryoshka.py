@@ -33,15 +33,13 @@ def add_head(model, dim: int):
     from sentence_transformers.sentence_transformer import modules
 
     old = next((module.out_features for module in model if isinstance(module, modules.Dense)), None)
-    if old is not None or dim < 1:
+    if dim < 1:
+        raise ValueError(say(en=f"dim={dim}; use 1 or more", zh=f"dim={dim}；至少为 1"))
+    if old is not None:
         raise ValueError(
             say(
-                en=f"dim={dim}; use 1 or more"
-                if dim < 1
-                else f"the model has a head of {old} dims already, loaded with it; train it on as it is, or start from a model without one",
-                zh=f"dim={dim}；至少为 1"
-                if dim < 1
-                else f"模型已经带有一个 {old} 维的输出头（随模型一起加载）；直接接着训练，或换一个不带输出头的模型",
+                en=f"the model has a head of {old} dims already, loaded with it; train it on as it is, or start from a model without one",
+                zh=f"模型已经带有一个 {old} 维的输出头（随模型一起加载）；直接接着训练，或换一个不带输出头的模型",
             )
         )
     width = model.get_embedding_dimension()

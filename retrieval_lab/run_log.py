@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from retrieval_lab.profiles import say
+
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "datasets")
 COLUMNS = (
     "when",
@@ -50,7 +52,8 @@ def read(path: str | Path | None = None) -> list[dict]:
             try:
                 runs.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: {error}; delete the line") from None
+                problem = say(en=f"{error}; delete the line", zh=f"{error}；删掉这一行")
+                raise ValueError(f"{path}:{number}: {problem}") from None
     return runs
 
 

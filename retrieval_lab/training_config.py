@@ -23,10 +23,11 @@ Pooling = Annotated[str | None, BeforeValidator(setting_names.pooling)]
 
 
 # Fields that the libraries' trainers take under the same name.
-PASSED_ON = set(
-    "output_dir num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type "
-    "weight_decay max_grad_norm seed gradient_checkpointing logging_steps save_strategy save_steps".split()
-)
+PASSED_ON = {
+    *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "seed", "gradient_checkpointing"),
+    *("logging_steps", "save_strategy", "save_steps"),
+}
 
 
 class Config(BaseModel):
@@ -49,7 +50,7 @@ class Config(BaseModel):
     train_dataset: Text = None  # a training file, see `formats`
     val_dataset: Text = None  # the same format; the best epoch is chosen by nDCG@10 on it
     output_dir: str = "runs/latest"  # checkpoints, configuration, model
-    neg_nums: Count | None = None  # hard negatives a row, drawn anew every epoch; None: 1, or none if the file has none
+    neg_nums: Count | None = None  # hard negatives a row, for "embedding" drawn anew every epoch; None: 1, or none without any
     min_label: float = 0
     max_label: float = 1
 

@@ -1,6 +1,7 @@
 """Settings of all tests: English, the smallest profile, no progress bars, no hub."""
 
 import os
+import tempfile
 
 SETTINGS = {
     "RETRIEVAL_LAB_QUIET": "1",
@@ -9,6 +10,7 @@ SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "MPLBACKEND": "Agg",
+    "RETRIEVAL_LAB_RUNS": tempfile.mkdtemp(prefix="retrieval-lab-runs-"),  # the reader's own run log stays as it is
 }
 os.environ.update(SETTINGS)  # before a test imports a library that reads them once
 

@@ -107,11 +107,22 @@ def test_another_answer_to_a_query_is_never_its_negative():
             assert len({0, 1, 2} & set(batch)) <= 1
 
 
-def test_negatives_drawn_anew_each_epoch_reach_the_loss_as_columns(config, tmp_path):
+def test_negatives_drawn_anew_each_epoch_reach_the_loss_as_columns(config, tmp_path, monkeypatch):
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    seen, forward = set(), MultipleNegativesRankingLoss.forward
+
+    def watched(self, features, labels):
+        seen.update(tuple(row.tolist()) for row in features[2]["input_ids"])
+        assert len(features) == 3  # query, positive, negative_1
+        return forward(self, features, labels)
+
+    monkeypatch.setattr(MultipleNegativesRankingLoss, "forward", watched)
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(f'{{"query": "{c}", "pos": ["{c}{c}"], "neg": ["x{c}", "y{c}"]}}' for c in "abcdef"))
     data = formats.read(file, "triplet", neg_nums=1, redraw=True)
     embedding.train(tiny.encoder(), data, config(num_train_epochs=2, max_steps=-1))
+    assert len(seen) == 12  # both negatives of each of the six queries, one an epoch
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 5, 100])

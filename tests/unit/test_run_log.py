@@ -41,9 +41,9 @@ def test_table_shows_each_run(tmp_path, capsys):
     assert "minilm" in out and "e5-small" in out and "0.7" in out
 
 
-def test_broken_line_is_named(tmp_path):
+def test_broken_line_is_named(tmp_path, lang):
     (tmp_path / "log.jsonl").write_text('{"a": 1}\n{"a": \n')
-    with pytest.raises(ValueError, match="log.jsonl, line 2: .*delete the line"):
+    with pytest.raises(ValueError, match="log.jsonl:2: .*" + {"en": "delete the line", "zh": "删掉这一行"}[lang]):
         run_log.read(tmp_path / "log.jsonl")
 
 
