@@ -40,8 +40,8 @@ def load(folder: str | Path, int8: bool = False, threads: int = 0):
     if not (Path(folder) / FILES[int8]).is_file():
         raise ValueError(
             say(
-                en=f"{folder} holds no {FILES[int8]}; export again with int8={int8}",
-                zh=f"{folder} 里没有 {FILES[int8]}；用 int8={int8} 重新导出",
+                en=f"{folder} holds no {FILES[int8]}; export again, with `--int8` if the quantised graph is wanted",
+                zh=f"{folder} 里没有 {FILES[int8]}；重新导出，要量化的图就加上 `--int8`",
             )
         )
     family = json.loads(card.read_text(encoding="utf-8"))["family"]

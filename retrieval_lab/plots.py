@@ -126,20 +126,23 @@ def alignment(found, title: str, ax=None, columns: int = 30):
     """
     import matplotlib.pyplot as plt
 
+    queries, docs = (
+        [_drawable(token, f"#{i}") for i, token in enumerate(side)] for side in (found.query_tokens, found.doc_tokens)
+    )
     shown = np.asarray(found.similarity)[:, :columns]
     width = max(7.0, 0.32 * shown.shape[1] + 2)
     ax = ax or plt.subplots(figsize=(width, 0.3 * len(shown) + 1.5), layout="constrained")[1]
     ax.imshow(shown, cmap="Blues", vmin=min(0.0, shown.min()), vmax=1.0, aspect="auto")
-    ax.set_xticks(range(shown.shape[1]), found.doc_tokens[:columns], rotation=60, ha="right", fontsize=8)
-    ax.set_yticks(range(len(shown)), found.query_tokens, fontsize=9)
+    ax.set_xticks(range(shown.shape[1]), docs[:columns], rotation=60, ha="right", fontsize=8)
+    ax.set_yticks(range(len(shown)), queries, fontsize=9)
     for row, (best, share) in enumerate(zip(found.best, found.shares, strict=True)):
         frame = {"fill": False, "edgecolor": COLOURS["orange"], "lw": 2}
-        beyond = "" if best < shown.shape[1] else f" → {found.doc_tokens[best]}"
+        beyond = "" if best < shown.shape[1] else f" → {docs[best]}"
         if not beyond:
             ax.add_patch(plt.Rectangle((best - 0.5, row - 0.5), 1, 1, **frame))
         ax.text(shown.shape[1] - 0.3, row, f"{share:.2f}{beyond}", va="center", fontsize=8)
     ax.spines[:].set_visible(False)
-    ax.set_title(title)
+    ax.set_title(_drawable(title, ""))
     return ax
 
 
@@ -237,6 +240,11 @@ def curve(points: dict, metric: str, what: str, baseline: float | None = None, a
     ax.set_xlabel(what)
     ax.set_ylabel(metric)
     return ax
+
+
+def _drawable(text: str, otherwise: str) -> str:
+    """The text, or something else where it holds Chinese and no installed font can draw that."""
+    return otherwise if not chinese_font() and any(char > "\u2e7f" for char in text) else text
 
 
 def _axes(height: float = 3.6):

@@ -236,7 +236,7 @@ def _add_errors(app: FastAPI) -> None:
         )
 
 
-def run(app: FastAPI, host: str = "127.0.0.1", port: int = 8080) -> None:
+def run(app: FastAPI, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C; requests that are being answered are finished first, for at most 30 s."""
     import uvicorn
 

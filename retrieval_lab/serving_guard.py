@@ -68,13 +68,10 @@ class Guard:
             await send(message)
 
         try:
-            body = await asyncio.wait_for(self._body(scope, receive), self.limits.body_seconds)
+            body = await self._body_in_time(scope, receive)
             await self.app(scope, _replayed(body, receive), counted)
         except ClientGoneError:
             status[0] = 499  # as other servers count it
-        except TimeoutError:
-            seconds = self.limits.body_seconds
-            await _refuse(RefusedError(408, "Timeout", f"the body did not arrive within {seconds:g} s"), scope, counted)
         except RefusedError as refused:
             await _refuse(refused, scope, counted)
         except Exception:
@@ -88,6 +85,13 @@ class Guard:
         if status:
             self.metrics.requests.labels(path, status).inc()
             self.metrics.latency.labels(path).observe(seconds)
+
+    async def _body_in_time(self, scope, receive) -> bytes:
+        seconds = self.limits.body_seconds
+        try:
+            return await asyncio.wait_for(self._body(scope, receive), seconds)
+        except TimeoutError:
+            raise RefusedError(408, "Timeout", f"the body did not arrive within {seconds:g} s; send it again") from None
 
     async def _body(self, scope, receive) -> bytes:
         """The whole body; one over the limit is read on, up to a point, and refused."""

@@ -147,7 +147,12 @@ def _check_wiring(config, configs: dict) -> None:
 
 def _require(holds: bool, problem: str) -> None:
     if not holds:
-        raise ValueError(f"Triton repository: {problem}")
+        raise ValueError(
+            say(
+                en=f"Triton repository: {problem}; correct the file, or write it again with `triton.repository`",
+                zh=f"Triton 模型仓库有误：{problem}；改正这个文件，或用 `triton.repository` 重新生成",
+            )
+        )
 
 
 def _write(folder: Path, config: str, files: dict[str, Path | str]) -> None:

@@ -190,7 +190,7 @@ def test_folder_that_was_not_exported_is_refused(tmp_path, lang):
 
 
 def test_graph_that_was_not_written_is_refused(embedder, lang):
-    words = {"en": "holds no model_int8.onnx; export again with int8=True", "zh": "用 int8=True 重新导出"}
+    words = {"en": "holds no model_int8.onnx; export again, with `--int8`", "zh": "重新导出，要量化的图就加上 `--int8`"}
     with pytest.raises(ValueError, match=words[lang]):
         onnx_models.load(embedder[1], int8=True)
 

@@ -60,6 +60,16 @@ def test_alignment_frames_each_rows_best_token_and_writes_its_share():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["d1", "d2"]
 
 
+def test_alignment_without_a_chinese_font_shows_places_instead_of_squares(monkeypatch):
+    monkeypatch.setattr(plots, "chinese_font", lambda: None)
+    ax = plots.alignment(Alignment(["渡", "tram"], ["轮", "é"], np.array([[0.9, 0.1], [0.2, 0.8]])), "渡轮")
+    assert [[t.get_text() for t in ticks] for ticks in (ax.get_xticklabels(), ax.get_yticklabels())] == [
+        ["#0", "é"],
+        ["#0", "tram"],
+    ]
+    assert ax.get_title(loc="left") + ax.get_title() == ""
+
+
 def test_map_shows_each_point_once_and_names_each_group():
     ax = plots.map_2d([[0, 0], [1, 1], [2, 0]], ["pool", "pool", "tram"], [True, False, False], "title")
     assert isinstance(ax, Axes)

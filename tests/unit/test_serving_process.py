@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from retrieval_lab import export, serving_process, tiny
+from retrieval_lab import cli, export, serving_process, tiny
 
 TEXTS = [f"tram {i} " * (i % 7 + 1) for i in range(40)]
 
@@ -140,11 +140,32 @@ def test_load_test_counts_requests_and_orders_its_times(service):
     assert found["requests/s"] > 1 and 0 < found["p50 ms"] <= found["p99 ms"] and found["errors"] == 0
 
 
-def test_quantile_of_nothing_is_an_error():
-    with pytest.raises(ValueError, match="no request was answered in time"):
-        serving_process.quantile([], 0.5)
+def test_load_test_of_a_service_that_is_too_slow_says_so(service, lang):
+    words = {"en": "answered no request within -2 s", "zh": "在 -2 秒内没有回答任何请求"}
+    with pytest.raises(RuntimeError, match=words[lang]):
+        serving_process.load_test(service.url, TEXTS, seconds=-2, clients=1)
 
 
-@pytest.mark.parametrize("share, expected", [(0.5, 5), (0.99, 10), (0.91, 10), (0.9, 9), (0.0, 1)])
-def test_quantile_counts_up_from_the_smallest(share, expected):
-    assert serving_process.quantile([float(i) for i in range(1, 11)], share) == expected
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (
+            ["--int8", "--batch-tokens", "1"],
+            {"en": "--int8, --batch-tokens: only together with --api", "zh": "同时带 --api"},
+        ),
+        (["--api", "--docs", "x"], {"en": "--docs: only without --api", "zh": "--docs 只能在不带 --api 时使用"}),
+    ],
+)
+def test_setting_of_the_other_service_is_refused(capsys, given, words, lang):
+    assert cli.main(["serve", *given]) == 2
+    assert words[lang] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command, words", [("export", ["--to", "--int8", "--triton"]), ("serve", ["--api", "--corpus"])]
+)
+def test_help_names_the_settings(capsys, command, words):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in words)
