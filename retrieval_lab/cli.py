@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     mine.add_argument("--neg-nums", type=int, default=4, help="negatives a line")
     mine.add_argument("--depth", type=int, default=50, help="candidates of each search, BM25 and the model's")
     mine.add_argument("--percent", type=float, default=0.95, help="largest share of the positive's cosine")
+    mine.add_argument("--margin", type=float, help="least distance below the positive's cosine")
+    mine.add_argument("--judge", help="a saved reranker: what it gives a probability of 0.1 or more is left out")
     mine.set_defaults(run=_mine)
 
     train = commands.add_parser("train", parents=[both], allow_abbrev=False, help="train a model from a configuration")
@@ -91,14 +93,18 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--reranker", help="by alias, hub id or folder, or none; default: lesson 03's")
     serve.add_argument("--chat", help="chat model, e.g. smollm2 or openai:NAME; default: answers are quoted")
     serve.add_argument("--base-url", help="of the chat model's server, e.g. http://localhost:11434/v1")
-    serve.add_argument("--index", default="runs/chroma", help="folder of the index")
+    serve.add_argument("--index", help="folder of the index; default: runs/chroma")
     serve.add_argument("--chroma", help="URL of a Chroma server, instead of a folder")
     serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens the page to the network, without a password")
-    serve.add_argument("--port", type=int, default=8765)
+    serve.add_argument("--port", type=int, help="default: 8765, with --api 8080")
     serve.add_argument("--api", action="store_true", help="no page: /embed, /rerank, /search, /v1/embeddings, /metrics")
-    serve.add_argument("--int8", action="store_true", help="with --api: the quantised graphs of exported folders")
+    serve.add_argument(
+        "--int8", action="store_const", const=True, help="with --api: the quantised graphs of exported folders"
+    )
     serve.add_argument("--corpus", help="with --api: what /search looks in, e.g. city_services, or a BEIR folder")
-    serve.add_argument("--batch-tokens", type=int, default=2048, help="with --api: of a padded batch; 1: no batching")
+    serve.add_argument(
+        "--batch-tokens", type=int, help="with --api: of a padded batch, 2048 by default; 1: no batching"
+    )
     serve.set_defaults(run=_serve)
 
     export = commands.add_parser("export", parents=[both], help="a model as an ONNX graph, checked against torch")
@@ -175,7 +181,8 @@ def _doctor(options) -> int:
 def _mine(options) -> int:
     from retrieval_lab import mining
 
-    filters = mining.Filters(depth=options.depth, percent=options.percent)
+    judge = mining.judge(options.judge) if options.judge else None
+    filters = mining.Filters(depth=options.depth, percent=options.percent, margin=options.margin, judge=judge)
     more = {"corpus": options.corpus, "filters": filters}
     n = mining.mine_file(options.file, options.output, options.model, options.neg_nums, **more)
     print(say(en=f"{n} lines in {options.output}", zh=f"{options.output}：{n} 行"))
@@ -246,16 +253,22 @@ def _export(options) -> int:
 
 
 def _serve(options) -> int:
+    page, api = ("docs", "chat", "base_url", "index", "chroma"), ("corpus", "int8", "batch_tokens")
+    own, foreign = (api, page) if options.api else (page, api)
+    if unread := [f"--{name.replace('_', '-')}" for name in foreign if getattr(options, name) is not None]:
+        raise ValueError(
+            say(
+                en=f"{', '.join(unread)}: only {'without' if options.api else 'together with'} --api; leave it out",
+                zh=f"{'、'.join(unread)} 只能在{'不带' if options.api else '同时带'} --api 时使用；去掉它",
+            )
+        )
+    names = (*own, "model", "reranker", "host", "port")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.api:
-        from retrieval_lab import serving_command
-
-        names = ("reranker", "corpus", "int8", "batch_tokens", "host", "port")
-        serving_command.serve(options.model, **{name: getattr(options, name) for name in names})
-        return 0
-    from retrieval_lab import rag_serve
-
-    names = ("docs", "model", "reranker", "chat", "base_url", "index", "chroma", "host", "port")
-    rag_serve.serve(**{name: getattr(options, name) for name in names})
+        from retrieval_lab import serving_command as command
+    else:
+        from retrieval_lab import rag_serve as command
+    command.serve(**given)
     return 0
 
 
