@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from retrieval_lab import serving, serving_backends, tiny
+from retrieval_lab import export, serving, serving_backends, tiny
 from retrieval_lab.serving_guard import Guard, Metrics
 from retrieval_lab.serving_requests import Limits
 
@@ -276,13 +276,23 @@ def test_client_that_leaves_while_sending_is_counted_and_gets_nothing():
     assert sent == [] and 'status="499"' in text
 
 
-def test_backend_of_another_family_is_refused(tmp_path, reranker, lang):
-    from retrieval_lab import export
+@pytest.fixture(scope="module")
+def exported_reranker(reranker, tmp_path_factory):
+    return export.to_onnx(reranker, tmp_path_factory.mktemp("reranker"))
 
-    export.to_onnx(reranker, tmp_path)
+
+def test_exported_backend_gives_scores_and_logits(exported_reranker, reranker):
+    backend = serving_backends.load(exported_reranker, "reranker")
+    rows = backend.forward(backend.tokens([("tram", "a"), ("tram", "a longer text")], True))
+    expected = reranker.predict([("tram", "a"), ("tram", "a longer text")], show_progress_bar=False)
+    np.testing.assert_allclose(rows[:, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(1 / (1 + np.exp(-rows[:, 1])), expected, atol=1e-5)
+
+
+def test_backend_of_another_family_is_refused(exported_reranker, lang):
     words = {"en": "holds a model of family 'reranker'; 'embedding' is needed here", "zh": "这里需要 'embedding'"}
     with pytest.raises(ValueError, match=words[lang]):
-        serving_backends.load(tmp_path)
+        serving_backends.load(exported_reranker)
 
 
 def test_int8_of_a_model_that_was_not_exported_is_refused(tmp_path, lang):
