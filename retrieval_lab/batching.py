@@ -147,10 +147,24 @@ class BucketBatchSampler(DefaultBatchSampler):
         while len(batches) > self.n_batches:
             rest = min(batches, key=len)
             batches.remove(rest)
-            for row in rest:  # one that clashes everywhere waits for the next epoch
-                places = sorted((batch for batch in batches if self._fits(row, batch)), key=len)
-                places[0].append(row) if places else None
+            for row in rest:
+                self._place(row, batches)
         return batches
+
+    def _place(self, row: int, batches: list[list[int]]) -> None:
+        """Into the shortest batch that takes it, or that does once the one row that clashes has found another place.
+
+        A row for which there is none waits for the next epoch.
+        """
+        for batch in sorted(batches, key=len):
+            clashing = [other for other in batch if self.texts[row] & self.texts[other]]
+            homes = [home for home in batches if home is not batch and clashing and self._fits(clashing[0], home)]
+            if not clashing or (len(clashing) == 1 and homes):
+                for other in clashing:
+                    batch.remove(other)
+                    homes[0].append(other)
+                batch.append(row)
+                return
 
 
 def encoded(model, texts: list[str], kind: str, budget: int = 2048, **options) -> Iterator[tuple[list[int], list]]:

@@ -3,6 +3,7 @@ Taught in lesson 06.
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,15 @@ CARD = "onnx.json"  # beside the graph: family, prompts, lengths, what was measu
 FILES = {False: "model.onnx", True: "model_int8.onnx"}
 
 
-def load(folder: str | Path, int8: bool = False, threads: int = 0):
+def load(folder: str | Path, int8: bool = False):
     """The model of an exported folder: an `Embedding`, a `MultiVector` or a `Reranker`.
+
+    It takes as many threads as the environment's OMP_NUM_THREADS says, as torch does, and every core when that is not set.
 
     Parameters
     ----------
     folder : what `export.to_onnx` wrote
     int8 : take the quantised graph
-    threads : of one run; 0 lets onnxruntime take every core
 
     Raises
     ------
@@ -45,7 +47,7 @@ def load(folder: str | Path, int8: bool = False, threads: int = 0):
             )
         )
     family = json.loads(card.read_text(encoding="utf-8"))["family"]
-    return {model.family: model for model in (Embedding, MultiVector, Reranker)}[family](folder, int8, threads)
+    return {model.family: model for model in (Embedding, MultiVector, Reranker)}[family](folder, int8)
 
 
 class OnnxModel:
@@ -53,12 +55,12 @@ class OnnxModel:
 
     Parameters
     ----------
-    folder, int8, threads : as for `load`
+    folder, int8 : as for `load`
     """
 
     family = ""
 
-    def __init__(self, folder: str | Path, int8: bool = False, threads: int = 0):
+    def __init__(self, folder: str | Path, int8: bool = False):
         import onnxruntime
         from tokenizers import Tokenizer
 
@@ -72,7 +74,9 @@ class OnnxModel:
             tokenizer.no_padding()
         self._whole.no_truncation()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = int(os.environ.get("RL_T") or os.environ.get("OMP_NUM_THREADS", 0))
+        if os.environ.get("RL_NOSPIN"):
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         path = str(folder / FILES[int8])
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -151,8 +155,8 @@ class MultiVector(OnnxModel):
 
     family = "multi_vector"
 
-    def __init__(self, folder: str | Path, int8: bool = False, threads: int = 0):
-        super().__init__(folder, int8, threads)
+    def __init__(self, folder: str | Path, int8: bool = False):
+        super().__init__(folder, int8)
         self._by_task = {task: self._shortened(length) for task, length in self.card["lengths"].items()}
 
     def _shortened(self, length: int):

@@ -31,7 +31,7 @@ class Backend:
     task_prompts: dict[str, str] = field(default_factory=dict)
 
 
-def load(name: str | Path, family: str = "embedding", int8: bool = False, threads: int = 0) -> Backend:
+def load(name: str | Path, family: str = "embedding", int8: bool = False) -> Backend:
     """A backend for a model: onnxruntime if the folder was exported, torch otherwise.
 
     Parameters
@@ -39,7 +39,6 @@ def load(name: str | Path, family: str = "embedding", int8: bool = False, thread
     name : exported folder, or what `models.resolve` takes
     family : "embedding" or "reranker"
     int8 : take the quantised graph; needs an exported folder
-    threads : of one run; 0 takes every core
 
     Raises
     ------
@@ -47,7 +46,7 @@ def load(name: str | Path, family: str = "embedding", int8: bool = False, thread
         If the exported model is of another family, or int8 is asked of a model that was not exported.
     """
     if (Path(name) / onnx_models.CARD).is_file():
-        return _of_onnx(Path(name), family, int8, threads)
+        return _of_onnx(Path(name), family, int8)
     if int8:
         raise ValueError(
             say(
@@ -55,11 +54,11 @@ def load(name: str | Path, family: str = "embedding", int8: bool = False, thread
                 zh=f"int8 需要先导出，而 {name} 不是导出的文件夹：`retrieval-lab export {name} --to onnx --int8 --output-dir DIR`",
             )
         )
-    return _of_torch(name, family, threads)
+    return _of_torch(name, family)
 
 
-def _of_onnx(folder: Path, family: str, int8: bool, threads: int) -> Backend:
-    model = onnx_models.load(folder, int8, threads)
+def _of_onnx(folder: Path, family: str, int8: bool) -> Backend:
+    model = onnx_models.load(folder, int8)
     if model.family != family:
         raise ValueError(
             say(
@@ -87,14 +86,11 @@ def _of_onnx(folder: Path, family: str, int8: bool, threads: int) -> Backend:
     )
 
 
-def _of_torch(name: str | Path, family: str, threads: int) -> Backend:
-    import torch
+def _of_torch(name: str | Path, family: str) -> Backend:
     from sentence_transformers import CrossEncoder
 
     from retrieval_lab import embedding, models
 
-    if threads:
-        torch.set_num_threads(threads)
     model = embedding.load(name) if family == "embedding" else CrossEncoder(str(models.resolve(name)))
     return of_model(model.eval(), Path(name).name)
 

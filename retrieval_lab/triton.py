@@ -64,7 +64,7 @@ def repository(
 
     Source: Triton's model configuration; lesson 06.
     """
-    model = onnx_models.load(folder, int8, threads=1)
+    model = onnx_models.load(folder, int8)
     if model.family != "embedding" or (int8 and tensorrt):
         raise ValueError(
             say(
