@@ -28,11 +28,12 @@ from dataclasses import replace
 from retrieval_lab import corpora, demo, embedding, profiles
 
 profile = profiles.current()
-whole = corpora.load("city_services", lang=LANG)
+small = profile.name == "smoke"
+whole = corpora.load("city_services", lang=LANG).sample(4 if small else None)
 families = {query_id.split(".")[0] for query_id in whole.queries}
 near = {d: text for d, text in whole.corpus.items() if d.split(".")[0] in families}
-city = replace(whole, corpus=near).sample(profile.n_queries)
-n_rows = {"smoke": 16, "fast": 128, "full": 840}[profile.name]
+city = replace(whole, corpus=near)
+n_rows = {"smoke": 16, "fast": 96, "full": 840}[profile.name]
 rows = demo.training_data(LANG).shuffle(seed=0).select(range(n_rows))
 city, rows
 # %% slug="settings"
@@ -140,6 +141,7 @@ from retrieval_lab import mining
 train = corpora.load("city_services", lang=LANG, split="train")
 owned = {query_id.split(".")[0] for query_id in train.queries}
 passages = [text for d, text in train.corpus.items() if d.split(".")[0] in owned]
+passages = passages[:: 20 if small else 1]
 pairs = rows.select_columns(["query", "positive"])
 unfiltered = mining.Filters(percent=None)
 careless = mining.mine_hard_negatives(start(), pairs, passages, filters=unfiltered)
@@ -350,16 +352,18 @@ experiment.show(experiment.compare([original, from_student, from_teacher], city)
 # 一个问题的答案，就是含有所引那句话的小节。
 # %% slug="handbook"
 book = corpora.load("city_handbook", lang=LANG)
+chapters = list(book.corpus.items())[: 1 if small else None]
 parts = {
     f"{doc_id}#{i}": part
-    for doc_id, chapter in book.corpus.items()
+    for doc_id, chapter in chapters
     for i, part in enumerate(chapter.split("\n\n## "))
 }
 judged = {
     q: {part_id: 3 for part_id, part in parts.items() if about["quote"] in part}
     for q, about in book.details.items()
 }
-sections = replace(book, corpus=parts, qrels=judged).sample(profile.n_queries)
+sections = replace(book, corpus=parts, qrels=judged)
+sections = sections.only([q for q in book.queries if judged[q]])
 sections
 
 
