@@ -259,8 +259,8 @@ def section(lang: str) -> str:
     rest = f"{N_QUERIES} training queries, judged documents and others up to {N_DOCS}"
     blocks.append(table(f"{SOURCES[lang]}, {rest}:", lines))
     for key, base, where in [("test", start, "city_services"), ("public", public.get("original"), SOURCES[lang])]:
-        lines = [line("as downloaded", base, None)] if base else []
-        lines += [line(FORGETTING[n][0], row, base, key, "test") for n, row in forgetting.items()]
+        lines = [line(FORGETTING[n][0], row, base, key, "test") for n, row in forgetting.items()]
+        lines = [line("as downloaded", base, None), *lines] if base and lines else lines
         blocks.append(table(f"What training on the city does to {where}:", lines))
     return "\n\n".join(blocks) + "\n"
 

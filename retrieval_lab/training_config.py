@@ -25,7 +25,7 @@ Pooling = Annotated[str | None, BeforeValidator(setting_names.pooling)]
 # Fields that the libraries' trainers take under the same name.
 PASSED_ON = {
     *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
-    *("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "seed", "gradient_checkpointing"),
+    *("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "seed"),
     *("logging_steps", "save_strategy", "save_steps"),
 }
 
@@ -50,7 +50,9 @@ class Config(BaseModel):
     train_dataset: Text = None  # a training file, see `formats`
     val_dataset: Text = None  # the same format; the best epoch is chosen by nDCG@10 on it
     output_dir: str = "runs/latest"  # checkpoints, configuration, model
-    neg_nums: Count | None = None  # hard negatives a row, for "embedding" drawn anew every epoch; None: 1, or none without any
+    neg_nums: Count | None = (
+        None  # hard negatives a row, for "embedding" drawn anew every epoch; None: 1, or none without any
+    )
     min_label: float = 0
     max_label: float = 1
 
@@ -178,15 +180,21 @@ class Config(BaseModel):
 
     def arguments(self) -> dict:
         """The fields that are arguments of the libraries' trainers, as they name them."""
-        return self.model_dump(include=PASSED_ON) | {
-            "warmup_steps": self.warmup_ratio,  # transformers 5 reads a warm-up below 1 as a share of all steps
-            "fp16": self.mixed_precision == "fp16",
-            "bf16": self.mixed_precision == "bf16",
-            "report_to": self.report_to or "none",
-            "logging_nan_inf_filter": False,  # a NaN is to be seen
-            "disable_tqdm": os.environ.get("RETRIEVAL_LAB_QUIET") == "1",
-            "dataloader_pin_memory": False,
-        }
+        # Newer versions of transformers have another name for it and warn of this one; older ones know no other.
+        checkpointing = {"gradient_checkpointing": True} if self.gradient_checkpointing else {}
+        return (
+            self.model_dump(include=PASSED_ON)
+            | checkpointing
+            | {
+                "warmup_steps": self.warmup_ratio,  # transformers 5 reads a warm-up below 1 as a share of all steps
+                "fp16": self.mixed_precision == "fp16",
+                "bf16": self.mixed_precision == "bf16",
+                "report_to": self.report_to or "none",
+                "logging_nan_inf_filter": False,  # a NaN is to be seen
+                "disable_tqdm": os.environ.get("RETRIEVAL_LAB_QUIET") == "1",
+                "dataloader_pin_memory": False,
+            }
+        )
 
     @contextlib.contextmanager
     def applied_to(self, model):

@@ -3,6 +3,7 @@ Taught in lesson 07.
 """
 
 import contextlib
+import math
 from collections import Counter
 
 import torch
@@ -92,7 +93,7 @@ class Doctor(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         norm = _gradient_norm(self.loss)
-        if norm != norm or norm == float("inf"):
+        if norm is not None and not math.isfinite(norm):
             self._not_finite(args)
         nothing = bool(self.values) and max(map(abs, self.values)) < 1e-6
         self._streak("gradient_zero", norm == 0 and not self.streaks["one_row"])
@@ -159,10 +160,10 @@ def _size(inputs) -> tuple[int, int]:
     return rows, len(inputs)
 
 
-def _gradient_norm(loss) -> float:
-    """Length of the whole gradient; 0 where there is none."""
+def _gradient_norm(loss) -> float | None:
+    """Length of the whole gradient; None where the weights hold none, because DeepSpeed keeps it elsewhere."""
     gradients = [p.grad for p in loss.parameters() if p.grad is not None]
     if not gradients:
-        return 0.0
+        return None
     norm = torch.nn.utils.get_total_norm([g.float() for g in gradients])
     return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()

@@ -145,3 +145,13 @@ def test_words_of_the_command_line_that_are_no_setting_are_refused(lang):
 def test_mixed_precision_becomes_the_trainers_flags(precision):
     arguments = Config(mixed_precision=precision).arguments()
     assert (arguments["fp16"], arguments["bf16"]) == (precision == "fp16", precision == "bf16")
+
+
+def test_arguments_of_the_trainer_bring_no_warning(tmp_path, recwarn):
+    from sentence_transformers import SentenceTransformerTrainingArguments
+
+    made = SentenceTransformerTrainingArguments(**Config(output_dir=str(tmp_path), lr=3e-4).arguments())
+    assert made.learning_rate == 3e-4 and not made.gradient_checkpointing
+    assert [str(warning.message) for warning in recwarn] == []
+    arguments = Config(output_dir=str(tmp_path), gradient_checkpointing=True).arguments()
+    assert SentenceTransformerTrainingArguments(**arguments).gradient_checkpointing
