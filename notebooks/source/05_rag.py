@@ -136,7 +136,7 @@ import pandas as pd
 sizes = [600] if small else [40, 80, 160, 600]
 by_size = pd.DataFrame({size: recalls(size) for size in sizes}).T
 by_size.index.name = "size"
-by_size.style.format(precision=3)
+by_size.style.format({"chunks": "{:.0f}", "mean tokens": "{:.0f}"}, precision=3)
 # %% [markdown] slug="size-read" lang="en"
 # Look at *600 tokens*: the largest size is not the best, and the smallest need not be. Small chunks part the answer from
 # the sentence that says what it is about; large ones blur many facts into one vector, and few fit. Under *first 5* the
@@ -292,10 +292,9 @@ claimed = f"“{words}” [1] “{words}” [8] “free on Sundays” [2] 42 [1]
 # 阈值取**平衡准确率**（balanced accuracy）最高的位置，它是两个比例的平均：有答案的问题里作答了多少，没有答案的问题里拒答了多少。
 # 选阈值时不用测试集的问题，它们只用来检验。
 # %% slug="ex-balanced" tags=["exercise"]
-def balanced_accuracy(answerable, hopeless, threshold):  # two arrays of evidence
-    kept = np.mean(answerable >= threshold)  # solution: share that is answered
-    refused = np.mean(hopeless < threshold)  # solution: share that is refused
-    return (kept + refused) / 2
+def balanced_accuracy(answerable, hopeless, cut):  # two arrays of evidence, a threshold
+    shares = [answerable >= cut, hopeless < cut]  # True: as it should be
+    return np.mean([share.mean() for share in shares])  # solution: mean of two means
 
 
 # %% slug="check-balanced" tags=["check"]
