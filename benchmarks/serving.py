@@ -17,15 +17,16 @@ from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from run import add_row
 
-from retrieval_lab import corpora, demo, embedding, experiment, export, onnx_models, search, serving_process
+from retrieval_lab import corpora, demo, embedding, experiment, export, onnx_models, profiles, search, serving_process
 
 N_TEXTS = 200
+SECONDS = {"smoke": 1.0, "fast": 10.0, "full": 60.0}
 
 
 def quality(lang: str, folder: Path) -> str:
     """One row a graph, each compared with torch."""
     model = demo.retriever(lang)
-    city = corpora.load("city_services", lang)
+    city = corpora.load("city_services", lang).sample(profiles.current().n_queries)
     exported = {"onnx fp32": onnx_models.load(export.to_onnx(model, folder / "fp32"))}
     for name, quantise in WAYS.items():
         exported[name] = _quantised(folder, name, quantise)
@@ -84,7 +85,7 @@ def _alone_and_together(graph: onnx_models.Embedding, texts: list[str]) -> float
     return float(np.mean((graph.encode(texts, batch_size=1) * graph.encode(texts, batch_size=16)).sum(1)))
 
 
-def load(lang: str, folder: Path, seconds: float = 6.0) -> str:
+def load(lang: str, folder: Path) -> str:
     """16 clients that send one query each and wait for its vector."""
     model = demo.retriever(lang)
     model.save_pretrained(str(folder / "torch"))
@@ -93,9 +94,11 @@ def load(lang: str, folder: Path, seconds: float = 6.0) -> str:
     rows = {}
     for name, arguments in _services(folder).items():
         with serving_process.Running(*arguments) as service:
-            rows[name] = serving_process.load_test(service.url, queries, seconds)
+            rows[name] = serving_process.load_test(service.url, queries, SECONDS[profiles.current().name])
             rows[name]["memory MB"] = service.memory_mb()
-    return _markdown(pd.DataFrame(rows).T.drop(columns="errors"))
+        if rows[name].pop("errors"):
+            raise RuntimeError(f"{name}: some requests got an error; their times mean nothing")
+    return _markdown(pd.DataFrame(rows).T)
 
 
 def _services(folder: Path) -> dict[str, list[str]]:
