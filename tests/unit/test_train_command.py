@@ -117,7 +117,13 @@ def test_shipped_configuration_trains_on_lines_of_its_own_file(tmp_path, file):
     few = tmp_path / shipped.name
     few.write_text("\n".join(shipped.read_text(encoding="utf-8").splitlines()[:6]), encoding="utf-8")
     start = tmp_path / ("decoder" if "llm" in file.stem else "encoder")
-    given = {"model_name_or_path": start, "train_dataset": few, "output_dir": tmp_path / "run", "max_steps": 2}
+    given = {
+        "model_name_or_path": start,
+        "train_dataset": few,
+        "output_dir": tmp_path / "run",
+        "max_steps": 2,
+        "max_len": 96,
+    }
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     assert cli.main(["train", "--config", str(file), *words]) == 0
     card = json.loads((tmp_path / "run" / "model" / "lab_card.json").read_text())
