@@ -198,9 +198,16 @@ class Config(BaseModel):
 
     @contextlib.contextmanager
     def applied_to(self, model):
-        """While training: dropout and length as configured and, if asked for, a large word table frozen. Undone afterwards."""
+        """While training: dropout and length as configured and, if asked for, a large word table frozen. Undone afterwards.
+
+        Raises
+        ------
+        ValueError
+            If max_seq_length is more than the model has positions for.
+        """
         import torch
 
+        self._check_length(model)
         length = getattr(model, "max_seq_length", None)
         rates = {module: module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
         tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.num_embeddings > 100_000]
@@ -220,3 +227,14 @@ class Config(BaseModel):
                 table.requires_grad_(True)
             if self.max_seq_length:
                 model.max_seq_length = length
+
+    def _check_length(self, model) -> None:
+        configs = (getattr(module, "config", None) for module in model.modules())
+        positions = next((n for c in configs if (n := getattr(c, "max_position_embeddings", None))), None)
+        if self.max_seq_length and positions and self.max_seq_length > positions:
+            raise ValueError(
+                say(
+                    en=f"max_seq_length={self.max_seq_length}, but the model has {positions} positions; use at most that many",
+                    zh=f"max_seq_length={self.max_seq_length}，但模型只有 {positions} 个位置；最多设到这个数",
+                )
+            )

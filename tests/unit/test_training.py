@@ -98,3 +98,17 @@ def test_arguments_are_those_of_the_librarys_trainer(tmp_path, monkeypatch):
     assert arguments.get_warmup_steps(100) == 25
     monkeypatch.setenv("RETRIEVAL_LAB_QUIET", "0")
     assert config.arguments()["disable_tqdm"] is False
+
+
+def test_length_beyond_the_models_positions_is_refused(lang):
+    from retrieval_lab import tiny
+
+    words = {
+        "en": "max_seq_length=131, but the model has 130 positions",
+        "zh": "max_seq_length=131，但模型只有 130 个位置",
+    }
+    with (
+        pytest.raises(ValueError, match=words[lang]),
+        Config(max_seq_length=131).applied_to(tiny.encoder()),
+    ):
+        pass
