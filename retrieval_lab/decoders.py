@@ -1,8 +1,14 @@
-"""What a decoder LLM needs to give one vector a text: an end-of-sequence token whose state has seen all the others.
+"""What a decoder LLM needs to give one vector a text: the text as it is, and an end-of-sequence token whose state has seen it all.
 Taught in lesson 01b; the reranking decoder is `llm`.
 """
 
 from retrieval_lab.profiles import say
+
+# Arguments of sentence-transformers' Transformer: read the text itself. By default it wraps every text in the model's chat template.
+PLAIN_TEXT = {
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+}
 
 
 def append_eos(tokenizer) -> None:
@@ -27,9 +33,11 @@ def append_eos(tokenizer) -> None:
                 zh="分词器没有结束符，而末词元池化需要它：设置 tokenizer.eos_token，或改用 'mean' 池化",
             )
         )
-    if tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]:
+    found = tokenizer("a")["input_ids"]
+    if found[-1:] == [tokenizer.eos_token_id]:
         return
-    ends = [(tokenizer.eos_token, tokenizer.eos_token_id)]
-    last = processors.TemplateProcessing(single=["$A", tokenizer.eos_token], special_tokens=ends)
-    before = tokenizer.backend_tokenizer.post_processor
-    tokenizer.backend_tokenizer.post_processor = processors.Sequence([before, last]) if before else last
+    # One template for start and end: of two templates in a row, the tokenizers library applies the first only.
+    start = tokenizer.convert_ids_to_tokens(found[: -len(tokenizer("a", add_special_tokens=False)["input_ids"])])
+    known = [(token, tokenizer.convert_tokens_to_ids(token)) for token in {*start, tokenizer.eos_token}]
+    template = [*start, "$A", tokenizer.eos_token]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=known)

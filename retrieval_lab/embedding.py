@@ -42,7 +42,7 @@ def load(name: str | Path, pooling: str | None = None, *, prompts: dict[str, str
                 zh=f"{name} 没有写明怎样把词元向量合成一个向量；按模型卡给出 pooling='cls'（BERT、BGE）、'mean'（E5、GTE）或 'lasttoken'（解码器大模型）：选错不会报错，只会变差",
             )
         )
-    transformer = modules.Transformer(str(folder))
+    transformer = modules.Transformer(str(folder), **(decoders.PLAIN_TEXT if pooling == "lasttoken" else {}))
     if pooling == "lasttoken":
         decoders.append_eos(transformer.tokenizer)
     layers = [transformer, modules.Pooling(transformer.get_embedding_dimension(), pooling)]

@@ -15,7 +15,13 @@ from retrieval_lab.training import Config
 
 __all__ = ["LORA", "answer_rows", "checked", "fitted", "load", "prompt_ids", "score", "tokens", "train"]
 
-LORA = Config(use_lora=True, lora_target_modules=["q_proj", "v_proj"], learning_rate=5e-4, num_train_epochs=1)
+LORA = Config(
+    use_lora=True,
+    lora_target_modules=["q_proj", "v_proj"],
+    learning_rate=5e-4,
+    num_train_epochs=1,
+    per_device_train_batch_size=4,  # queries, each with its documents
+)
 
 
 def load(name: str | Path, lang: str | None = None, *, prompt=None, words=None, max_seq_length: int = 512):
@@ -126,7 +132,7 @@ def checked(model):
         )
     short, long = prompt_ids(model, [("a", "b"), ("a", "b c d " * model.max_seq_length)])
     end = _common_end(short, prompt_ids(model, [("x y", "z z z")])[0])
-    if not end or long[-end:] != short[-end:]:
+    if not 0 < end < len(short) or long[-end:] != short[-end:]:  # all the same: the texts are not in it
         raise ValueError(
             say(
                 en=f"max_seq_length={model.max_seq_length} leaves no room for the end of the prompt, where the answer is read; raise it",
@@ -209,8 +215,8 @@ def train(model, data, config: Config | None = None):
     Parameters
     ----------
     model : CrossEncoder of `load` or `llm_scalar.load`; changed in place and returned
-    data, config : as for `reranker.train`; here the default loss is "point_ce", binary cross-entropy on the score. With
-        ``config.use_lora`` adapters are put in first unless they are there (`llm_lora.add` can limit them to the upper layers)
+    data, config : as for `reranker.train`; `LORA` when not given. With ``config.use_lora`` adapters are put in first unless they
+        are there (`llm_lora.add` can limit them to the upper layers)
 
     Adapters stay in the model: `llm_lora.merge` folds them in, before saving for a machine that has no base model.
 
@@ -219,8 +225,6 @@ def train(model, data, config: Config | None = None):
     config = config or LORA
     if config.use_lora and not llm_lora.has_adapter(model):
         llm_lora.add(model, config)
-    if config.loss_type is None:
-        config = config.model_copy(update={"loss_type": "point_ce"})
     with config.applied_to(model):
         data = fit_data(model, data)
     return reranker.train(model, data, config)

@@ -178,16 +178,18 @@ check("lora_weights", lambda: lora_weights(576, 576, 16), 18432)
 # ## Training
 #
 # Each training query comes with a passage that answers it, a near-twin that does not, and a passage drawn at random,
-# which is easy. The loss is the binary cross-entropy of the score: exactly the position that is read later is trained.
-# Adapters sit in the upper 20 of 30 layers; the backward pass ends there.
+# which is easy. The loss is the cross-entropy over the three scores: the passage that answers shall win. A score is read at
+# one position, and exactly this position is trained. Adapters sit in the upper 20 of 30 layers; the backward pass ends
+# there.
 #
 # The prompt is short, for fewer tokens, and has the **document first**. A causal model looks back only: the query's words,
 # read last, look for themselves in the document. With the query first it learns much less in the same time.
-# %% [markdown] slug="data" lang="zh" of="aa455d0c"
+# %% [markdown] slug="data" lang="zh" of="f312f7d8"
 # ## 训练
 #
 # 每个训练查询配三篇文档：一篇能回答它，一篇很像却答不了，还有一篇随机抽取，容易分辨。
-# 损失是得分的二元交叉熵：训练的位置，正是以后要读的位置。适配器只放在 30 层里靠上的 20 层，反向传播到那里就停。
+# 损失是三个得分上的交叉熵：能回答的那篇应当胜出。得分在哪个位置上读，训练的就是哪个位置。
+# 适配器只放在 30 层里靠上的 20 层，反向传播到那里就停。
 #
 # 提示词很短，词元少，而且**文档在前**。因果模型只能往回看：查询放在最后，它的词就会到前面的文档里去找自己。
 # 如果查询在前，同样的时间里它学到的要少得多。
@@ -211,11 +213,11 @@ from retrieval_lab.training import Config
 config = Config(
     output_dir="runs/llm_reranker",
     num_train_epochs=1,
-    per_device_train_batch_size=9,
+    per_device_train_batch_size=3,  # queries, each with its three passages
     learning_rate=1.5e-3,
     use_lora=True,
     lora_target_modules=["q_proj", "v_proj"],
-    loss_type="point_ce",
+    loss_type="listwise",
 )
 tuned = llm.load(name, prompt=f"{lang}-short", max_seq_length=room)
 llm_lora.add(tuned, config, upper_layers=None if full else 20)
@@ -355,16 +357,16 @@ llm_scalar.formats(headed)
 # ## Distillation
 #
 # A small cross-encoder reads a pair many times faster than a language model. **Distillation** lets the large model score
-# candidates once, as probabilities, and trains the small one to give the same: no labels are needed. `retrieval-lab
+# candidates once, as probabilities, and trains the small one to rank by them: no labels are needed. `retrieval-lab
 # distill` does both steps in a terminal; the file between them has the graded format of every other training file here.
 #
 # Both students start from the fine-tuned retriever's weights and see the same pairs: one with the teacher's scores, one with
 # the labels.
-# %% [markdown] slug="distil" lang="zh" of="e566f120"
+# %% [markdown] slug="distil" lang="zh" of="46c33ba8"
 # ## 蒸馏
 #
 # 读一对文本，小的交叉编码器比语言模型快得多。
-# **知识蒸馏**（knowledge distillation）先让大模型给候选打一遍分，换算成概率，再训练小模型给出同样的分：不需要人工标注。
+# **知识蒸馏**（knowledge distillation）先让大模型给候选打一遍分，换算成概率，再训练小模型照着排：不需要人工标注。
 # 在终端里，`retrieval-lab distill` 一条命令做完这两步；中间的文件就是本仓库训练文件通用的分级格式。
 #
 # 两个学生都从微调过的检索器出发，看到的文本对也相同：一个学老师的分数，一个学标注。
@@ -383,9 +385,9 @@ from retrieval_lab import reranker
 
 start = "runs/llm_reranker/start"
 demo.retriever(lang).save_pretrained(start)
-settings = {"num_train_epochs": 1, "per_device_train_batch_size": 8}
+settings = {"num_train_epochs": 1, "per_device_train_batch_size": 2}
 settings |= {"max_seq_length": 112, "learning_rate": 2e-4}
-student_config = Config(output_dir="runs/student", loss_type="point_ce", **settings)
+student_config = Config(output_dir="runs/student", loss_type="listwise", **settings)
 grades = {
     (train.queries[q], train.corpus[d]): grade / 3
     for q, judged in train.qrels.items()

@@ -131,7 +131,7 @@ def test_first_weights_of_adapters_follow_the_seed(folder, tmp_path):
 
     def trained(seed):
         torch.manual_seed(hash(seed) % 1000 + 7)
-        settings = Config(output_dir=str(tmp_path / "run"), use_lora=True, max_steps=1, learning_rate=1e-2, seed=seed)
+        settings = Config(output_dir=str(tmp_path / "run"), use_lora=True, max_steps=2, learning_rate=1e-2, seed=seed)
         return embedding.train(embedding.load(folder, "lasttoken"), rows, settings).encode("tram")
 
     np.testing.assert_array_equal(trained(1), trained(1))
