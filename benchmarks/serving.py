@@ -8,6 +8,7 @@ import argparse
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,17 @@ from run import add_row
 
 from retrieval_lab import corpora, demo, embedding, experiment, export, onnx_models, profiles, search, serving_process
 
-N_TEXTS = 200
-SECONDS = {"smoke": 1.0, "fast": 10.0, "full": 60.0}
+SMALL = profiles.current().name == "smoke"  # RETRIEVAL_LAB_PROFILE=smoke only shows that the script runs
+N_TEXTS = 16 if SMALL else 200
+SECONDS = 1.0 if SMALL else 10.0
 
 
 def quality(lang: str, folder: Path) -> str:
     """One row a graph, each compared with torch."""
     model = demo.retriever(lang)
     city = corpora.load("city_services", lang).sample(profiles.current().n_queries)
+    if SMALL:
+        city = replace(city, corpus=dict(list(city.corpus.items())[:N_TEXTS]))
     exported = {"onnx fp32": onnx_models.load(export.to_onnx(model, folder / "fp32"))}
     for name, quantise in WAYS.items():
         exported[name] = _quantised(folder, name, quantise)
@@ -94,7 +98,7 @@ def load(lang: str, folder: Path) -> str:
     rows = {}
     for name, arguments in _services(folder).items():
         with serving_process.Running(*arguments) as service:
-            rows[name] = serving_process.load_test(service.url, queries, SECONDS[profiles.current().name])
+            rows[name] = serving_process.load_test(service.url, queries, SECONDS)
             rows[name]["memory MB"] = service.memory_mb()
         if rows[name].pop("errors"):
             raise RuntimeError(f"{name}: some requests got an error; their times mean nothing")
@@ -102,13 +106,9 @@ def load(lang: str, folder: Path) -> str:
 
 
 def _services(folder: Path) -> dict[str, list[str]]:
-    graph = ["--model", str(folder / "onnx")]
-    return {
-        "torch fp32": ["--model", str(folder / "torch")],
-        "onnx fp32": graph,
-        "onnx int8": [*graph, "--int8"],
-        "onnx int8, no batching": [*graph, "--int8", "--batch-tokens", "1"],
-    }
+    trained, graph = ["--model", str(folder / "torch")], ["--model", str(folder / "onnx")]
+    ways = {"torch fp32": trained, "onnx fp32": graph, "onnx int8": [*graph, "--int8"]}
+    return ways | {f"{name}, no batching": [*given, "--batch-tokens", "1"] for name, given in ways.items()}
 
 
 def _markdown(table) -> str:

@@ -132,7 +132,7 @@ def alignment(found, title: str, ax=None, columns: int = 30):
     shown = np.asarray(found.similarity)[:, :columns]
     width = max(7.0, 0.32 * shown.shape[1] + 2)
     ax = ax or plt.subplots(figsize=(width, 0.3 * len(shown) + 1.5), layout="constrained")[1]
-    ax.imshow(shown, cmap="Blues", vmin=min(0.0, shown.min()), vmax=1.0, aspect="auto")
+    ax.imshow(shown, cmap="Blues", vmax=1.0, aspect="auto")
     ax.set_xticks(range(shown.shape[1]), docs[:columns], rotation=60, ha="right", fontsize=8)
     ax.set_yticks(range(len(shown)), queries, fontsize=9)
     for row, (best, share) in enumerate(zip(found.best, found.shares, strict=True)):

@@ -203,6 +203,21 @@ def test_graph_that_was_not_written_is_refused(multi_vector, lang):
         onnx_models.load(multi_vector[1], int8=True)
 
 
+def test_tokenizer_for_counting_is_read_once(quantised):
+    graph = onnx_models.load(quantised[1])
+    assert graph.tokenizer is graph.tokenizer  # every batch counts tokens; reading a vocabulary takes longer than a query
+    assert graph.tokenizer("tram")["input_ids"] == quantised[0].tokenizer("tram")["input_ids"]
+
+
+@pytest.mark.parametrize("given, expected", [("2", 2), ("2,1", 2), ("", 0), (None, 0)])
+def test_threads_are_those_that_torch_takes(quantised, monkeypatch, given, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    session = onnx_models.load(quantised[1]).session
+    assert session.get_session_options().intra_op_num_threads == expected  # 0: every core
+
+
 def test_names_load_as_the_class_they_were_saved_from(tmp_path):
     for model in (tiny.encoder(), tiny.cross_encoder(), tiny.multi_vector_encoder()):
         folder = tmp_path / type(model).__name__
