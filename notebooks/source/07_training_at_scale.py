@@ -392,7 +392,8 @@ for kind in ["ddp", "fsdp"]:
     script = ["-m", "retrieval_lab.two_processes", kind, str(folder / f"{kind}.pt")]
     command = [*torchrun, "--nproc-per-node", "2", *script]
     done = subprocess.run(command, capture_output=True, text=True)
-    print(done.stdout.strip() or done.stderr[-500:])
+    assert done.returncode == 0, done.stderr
+    print(done.stdout.strip())
     together = torch.load(folder / f"{kind}.pt")
     largest[kind] = max((together[n] - alone[n]).abs().max().item() for n in alone)
 assert max(largest.values()) < 1e-5
