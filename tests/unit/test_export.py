@@ -205,7 +205,7 @@ def test_graph_that_was_not_written_is_refused(multi_vector, lang):
 
 def test_tokenizer_for_counting_is_read_once(quantised):
     graph = onnx_models.load(quantised[1])
-    assert graph.tokenizer is graph.tokenizer  # every batch counts tokens; reading a vocabulary takes longer than a query
+    assert graph.tokenizer is graph.tokenizer  # tokens are counted at every search; reading a vocabulary takes longer
     assert graph.tokenizer("tram")["input_ids"] == quantised[0].tokenizer("tram")["input_ids"]
 
 
