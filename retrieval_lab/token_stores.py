@@ -2,6 +2,8 @@
 Taught in lesson 02; used by `search.LateInteraction`.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -151,21 +153,17 @@ class Compressed:
         return flat_maxsim(query, self.restored(_rows(self.lengths, docs)), self.lengths[docs])
 
 
-def nearest_centroids(vectors: Tensor, seed: int = 0, rounds: int = 8, sample: int = 20_000) -> Tensor:
-    """Unit vectors in the midst of the tokens, by k-means on cosines; about 2 for each root of the number of tokens.
+def nearest_centroids(vectors: Tensor, seed: int = 0) -> Tensor:
+    """Unit vectors in the midst of the tokens, by k-means over 20,000 of them; about 2 for each root of the number of tokens.
 
     Few, because centroids take space too: the source uses 16 for each root, on collections a thousand times larger.
     """
-    generator = torch.Generator().manual_seed(seed)
-    n = min(len(vectors), 2 ** round(1 + 0.5 * torch.log2(torch.tensor(float(len(vectors)))).item()))
-    vectors = vectors[torch.randperm(len(vectors), generator=generator)[:sample]]
-    centroids = vectors[:n].clone()
-    for _ in range(rounds):
-        codes = _nearest(vectors, centroids)
-        sums = torch.zeros_like(centroids).index_add_(0, codes, vectors)
-        empty = torch.bincount(codes, minlength=n) == 0
-        centroids = torch.where(empty[:, None], centroids, torch.nn.functional.normalize(sums, dim=1))
-    return centroids
+    from sklearn.cluster import KMeans
+
+    n = min(len(vectors), 2 ** round(1 + math.log2(len(vectors)) / 2))
+    chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:20_000]
+    means = KMeans(n, init="random", n_init=1, max_iter=8, random_state=seed).fit(vectors[chosen].numpy())
+    return torch.nn.functional.normalize(torch.from_numpy(means.cluster_centers_), dim=1)
 
 
 def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
