@@ -93,7 +93,7 @@ def _retriever_folder(lang: str) -> Path:
 # Chosen on the dev split, in both languages.
 CANDIDATES = 3  # documents of a training list: the answer and what the retriever ranks highest beside it
 DEPTH = 5  # documents that are reranked; deeper costs more and gains nothing on the shipped corpus
-WEIGHT = 0.5  # of the cross-encoder's score against the retriever's
+WEIGHT = 0.5  # of the cross-encoder's logit against the retriever's cosine / temperature: their plain sum
 
 
 def reranker_config(profile, folder: Path) -> training.Config:
@@ -116,13 +116,18 @@ def train_reranker(lang: str, base: Path, folder: Path):
 
 
 def reranked(first, model, collection) -> tuple[search.Reranked, search.Reranked]:
-    """The first stage reranked by the cross-encoder alone, and by both scores together; the pairs are scored once."""
+    """The first stage reranked by the cross-encoder alone, and by both scores together; the pairs are scored once.
+
+    The retriever was trained with the profile's temperature, so its cosines are divided by it.
+    """
     options = {"depth": DEPTH, "score": search.remember_last(cross_encoder.score)}
     alone = search.Reranked(
         first, model, collection, name=say(en="cross-encoder alone", zh="只用交叉编码器"), **options
     )
     name = say(en="retriever + cross-encoder", zh="检索器 + 交叉编码器")
-    return alone, search.Reranked(first, model, collection, name=name, weight=WEIGHT, **options)
+    temperature = current().temperature(collection.lang)
+    both = search.Reranked(first, model, collection, name=name, weight=WEIGHT, temperature=temperature, **options)
+    return alone, both
 
 
 def reranker(lang: str):

@@ -139,22 +139,33 @@ class Reranked:
     model : what ``score`` takes
     collection : where the documents' texts are
     depth : candidates a query; the others stay below them
-    weight : share of the reranker's score against the first stage's, see `interpolate`; 1 forgets the first stage
+    weight, temperature : how the two scores are added, see `interpolate`; weight 1 forgets the first stage
     score : ``score(model, pairs) -> (n_pairs,)``: `reranker.score`, or another family's
 
     Source: Nogueira & Cho 2019, *Passage Re-ranking with BERT*; lesson 03.
     """
 
-    def __init__(self, first, model, collection: Collection, *, depth=20, weight=1.0, name=None, score=reranker.score):
+    def __init__(
+        self,
+        first,
+        model,
+        collection: Collection,
+        *,
+        depth=20,
+        weight=1.0,
+        temperature=None,
+        name=None,
+        score=reranker.score,
+    ):
         self.first, self.model, self.corpus = first, model, collection.corpus
-        self.depth, self.weight, self._score = depth, weight, score
+        self.depth, self.weight, self.temperature, self._score = depth, weight, temperature, score
         self.name = name or f"{first.name} + reranker"
 
     def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
         """The k best documents of each query, best first."""
         found = self.first.search(queries, max(k, self.depth))
         again = self.scores(queries, found)
-        runs = {q: interpolate(docs, again[q], self.weight) for q, docs in found.items()}
+        runs = {q: interpolate(docs, again[q], self.weight, self.temperature) for q, docs in found.items()}
         return {q: dict(list(docs.items())[:k]) for q, docs in runs.items()}
 
     def scores(self, queries: dict[str, str], found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

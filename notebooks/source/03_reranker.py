@@ -197,14 +197,15 @@ config.learning_rate, config.max_seq_length
 # %% [markdown] slug="dev" lang="en"
 # ## How much to trust it, chosen on dev
 #
-# Two scores, two views: the retriever has seen the whole corpus in comparison, the cross-encoder has read closely. A cosine
-# and a logit have no common scale, so each is standardised over the query's candidates, then mixed with a **weight**.
-# Score once, then try weights; never on the test split.
-# %% [markdown] slug="dev" lang="zh" of="df78f206"
+# Two scores, two views: the retriever has seen the whole corpus in comparison, the cross-encoder has read closely. Both
+# learned by a softmax: over the cross-encoder's logits, and over the retriever's cosines divided by its **temperature**. On
+# that scale they can be added, with a **weight**: multiplying two models' probabilities adds their logits. Score once, then
+# try weights; never on the test split.
+# %% [markdown] slug="dev" lang="zh" of="426c2c38"
 # ## 该信它几分：在验证集上选
 #
 # 两个得分是两种眼光：检索器拿整个语料库作过比较，交叉编码器读得仔细。
-# 余弦和 logit 没有共同的尺度，所以先在每个查询的候选内各自标准化，再按**权重**相加。
+# 两者都是用 softmax 训练的：一个对 logit 做，一个对余弦除以**温度**后的值做。换到这个尺度上就可以按**权重**相加：logit 相加，就是两个模型的概率相乘。
 # 得分只算一次，然后试不同的权重；不能用测试集来选。
 # %% slug="dev-scores"
 from retrieval_lab import fusion, metrics
@@ -214,11 +215,12 @@ dev_first = search.Dense(retriever, dev, "retriever", first.vectors)
 run = dev_first.search(dev.queries, 100)
 deep = search.Reranked(dev_first, cross, dev, depth=10)
 rescored = deep.scores(dev.queries, run)  # query -> document -> logit
+t = profile.temperature(LANG)  # of the retriever's training
 
 
 def ndcg(depth, weight):
     head_of = {q: dict(list(found.items())[:depth]) for q, found in rescored.items()}
-    mixed = {q: fusion.interpolate(run[q], head_of[q], weight) for q in run}
+    mixed = {q: fusion.interpolate(run[q], head_of[q], weight, t) for q in run}
     return metrics.evaluate(dev.qrels, mixed, ["nDCG@10"])["nDCG@10"]
 
 
@@ -230,16 +232,16 @@ points = {w: ndcg(demo.DEPTH, w) for w in weights}
 what = plots.label(en="weight of the cross-encoder", zh="交叉编码器的权重")
 ax = plots.curve(points, "nDCG@10", what, baseline=points[0])
 # %% [markdown] slug="weights-read" lang="en"
-# Weight 0 is the retriever alone, weight 1 the cross-encoder alone. The best lies between; the curve is flat there, so the
-# round number 0.5 serves in both languages.
+# Weight 0 is the retriever alone, weight 1 the cross-encoder alone, 0.5 the plain sum. The best lies between; the curve is
+# flat there, so the plain sum serves in both languages.
 #
 # Alt text: a curve over the weight that rises from the retriever's level, is flat in the middle and falls to the right.
 #
 # ## How deep
 #
 # A deeper first stage gives the reranker more answers to find, and more chances to be wrong. Each step costs time.
-# %% [markdown] slug="weights-read" lang="zh" of="7100959f"
-# 权重为 0 就是只用检索器，为 1 就是只用交叉编码器。最好的在中间，而且那一段很平，所以两种语言都取整数 0.5。
+# %% [markdown] slug="weights-read" lang="zh" of="44c41f5e"
+# 权重为 0 就是只用检索器，为 1 就是只用交叉编码器，0.5 就是直接相加。最好的在中间，而且那一段很平，所以两种语言都直接相加。
 #
 # 图示：横轴是权重，曲线从检索器的水平升起，中间平缓，往右下降。
 #
@@ -261,7 +263,7 @@ alone
 # Alt text: two lines over depths 1 to 10; the upper one rises and flattens, the lower one falls.
 #
 # ## Measured on test
-# %% [markdown] slug="depths-read" lang="zh" of="25cd4ab0"
+# %% [markdown] slug="depths-read" lang="zh" of="b1259ad1"
 # 蓝线用两个得分，橙线只用交叉编码器，虚线是不重排。单独用它，越深越差：候选越多，迷惑它的也越多，而它训练时见到的列表很短。
 # 下面都重排 `demo.DEPTH` 篇。
 #
@@ -424,26 +426,31 @@ with tempfile.TemporaryDirectory() as folder:
 assert np.allclose(again.predict(texts[:8]), probability[:8], atol=1e-5)
 reranker.rerank(cross, question, row["document"], top_k=2)
 # %% [markdown] slug="exercise-text" lang="en"
-# ## Exercise: mix two scores
+# ## Exercise: multiply two models
 #
-# Write the standardised mixture for one query. `fusion.interpolate` does it for dictionaries.
-# %% [markdown] slug="exercise-text" lang="zh" of="20d85722"
-# ## 练习：把两个得分合起来
+# Turn the retriever's cosines and the cross-encoder's logits into probabilities over the candidates, each by its own
+# softmax, and multiply. The order is that of the sum of `cosine / temperature` and logit, which is what
+# `fusion.interpolate` adds. Without a temperature (BM25 has none) it standardises both scores first.
+# %% [markdown] slug="exercise-text" lang="zh" of="e01a9ea0"
+# ## 练习：把两个模型相乘
 #
-# 为一个查询写出标准化后的加权和。`fusion.interpolate` 对字典做同样的事。
+# 把检索器的余弦和交叉编码器的 logit 各自用 softmax 变成候选上的概率，再相乘。
+# 得到的次序，与 `余弦 / 温度` 加 logit 的次序相同，`fusion.interpolate` 加的就是它。
+# 没有温度时（例如 BM25），它先把两个得分各自标准化。
 
 
-# %% slug="ex-mix" tags=["exercise"]
-def mix(first_scores, second_scores, weight):  # both (n,) arrays
-    def z(x):
-        return (x - x.mean()) / x.std()  # solution: mean 0, deviation 1
+# %% slug="ex-product" tags=["exercise"]
+def product(cosines, logits, temperature):  # both (n,) arrays
+    def softmax(x):
+        return np.exp(x) / np.exp(x).sum()  # solution
 
-    return weight * z(second_scores) + (1 - weight) * z(first_scores)  # solution
+    return softmax(cosines / temperature) * softmax(logits)  # solution: multiply
 
 
-# %% slug="check-mix" tags=["check"]
-cosines, new = np.array([0.9, 0.7]), np.array([-1.0, 3.0])
-check("mix", lambda: mix(cosines, new, 0.75), [-0.5, 0.5])
+# %% slug="check-product" tags=["check"]
+cosines, new = np.array([0.9, 0.8, 0.7]), np.array([0.0, 3.0, 1.0])
+by_sum = np.argsort(-(cosines / 0.05 + new)).tolist()
+check("product", lambda: np.argsort(-product(cosines, new, 0.05)).tolist(), by_sum)
 # %% [markdown] slug="hub" lang="en"
 # ## Rerankers of the world
 #

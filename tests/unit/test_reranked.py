@@ -44,6 +44,23 @@ def test_scale_of_either_score_does_not_matter():
     assert fusion.interpolate(first, stretched, 0.5) == pytest.approx(fusion.interpolate(first, second, 0.5))
 
 
+def test_with_a_temperature_the_sum_is_the_order_of_the_product_of_both_softmaxes():
+    first, second, temperature = {"a": 0.9, "b": 0.7, "c": 0.65}, {"a": 1.0, "b": 4.5, "c": 6.5}, 0.05
+    one = np.exp(np.array(list(first.values())) / temperature)
+    product = one / one.sum() * np.exp(list(second.values())) / np.exp(list(second.values())).sum()
+    found = fusion.interpolate(first, second, 0.5, temperature)
+    assert list(found) == [d for _, d in sorted(zip(product, "abc", strict=True), reverse=True)]
+    assert np.ptp(2 * np.array([found[d] for d in "abc"]) - np.log(product)) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("temperature", [0, -0.05])
+def test_temperature_that_is_not_positive_is_refused(monkeypatch, lang, temperature):
+    monkeypatch.setenv("RETRIEVAL_LAB_LANG", lang)
+    with pytest.raises(ValueError, match=f"temperature={temperature}"):
+        fusion.interpolate({"a": 1.0}, {"a": 1.0}, 0.5, temperature)
+
+
 def test_weight_zero_keeps_the_first_order_and_weight_one_the_second():
     first, second = {"a": 3.0, "b": 2.0, "c": 1.0}, {"c": 3.0, "b": 2.0, "a": 1.0}
     assert list(fusion.interpolate(first, second, 0)) == ["a", "b", "c"]
