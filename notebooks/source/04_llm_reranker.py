@@ -356,16 +356,16 @@ llm_scalar.formats(headed)
 # %% [markdown] slug="distil" lang="en"
 # ## Distillation
 #
-# A small cross-encoder reads a pair many times faster than a language model. **Distillation** lets the large model score
+# A small cross-encoder reads a pair several times faster than a language model. **Distillation** lets the large model score
 # candidates once, as probabilities, and trains the small one to rank by them: no labels are needed. `retrieval-lab
 # distill` does both steps in a terminal; the file between them has the graded format of every other training file here.
 #
 # Both students start from the fine-tuned retriever's weights and see the same pairs: one with the teacher's scores, one with
 # the labels.
-# %% [markdown] slug="distil" lang="zh" of="46c33ba8"
+# %% [markdown] slug="distil" lang="zh" of="e78f70c8"
 # ## 蒸馏
 #
-# 读一对文本，小的交叉编码器比语言模型快得多。
+# 读一对文本，小的交叉编码器比语言模型快好几倍。
 # **知识蒸馏**（knowledge distillation）先让大模型给候选打一遍分，换算成概率，再训练小模型照着排：不需要人工标注。
 # 在终端里，`retrieval-lab distill` 一条命令做完这两步；中间的文件就是本仓库训练文件通用的分级格式。
 #
@@ -408,7 +408,8 @@ table = experiment.compare(trio, city, baseline=0).drop(columns="ms/query")
 probe = [(q, d) for q, docs in distill.from_run(found, city)[:4] for d in docs]
 costs = [distill.cost(tuned, llm.score, probe)]
 costs += [distill.cost(model, reranker.score, probe) for model in small.values()]
-experiment.show(table.join(pd.DataFrame(costs, index=table.index)))
+costs = pd.DataFrame(costs, index=table.index).round(1).astype(str)
+experiment.show(table.join(costs))
 # %% [markdown] slug="agreement" lang="en"
 # Does the student follow its teacher? Kendall's tau counts, for each query, how many pairs of candidates both put in the
 # same order: 1 for all, 0 for as many as by chance.
