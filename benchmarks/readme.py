@@ -19,6 +19,10 @@ READMES = {"en": ROOT / "README.md", "zh": ROOT / "README_zh.md"}
 # region: (notebook, slug of the cell whose last output is the table)
 LESSONS = {
     "embedding": ("01_embedding", "after"),
+    "colbert": ("02_colbert", "after"),
+    "reranker": ("03_reranker", "table"),
+    "llm": ("04_llm_reranker", "table"),
+    "rag": ("05_rag", "evaluate"),
 }
 GAIN = {"en": "gain over the row above, 95 % interval", "zh": "比上一行的提升（95 % 置信区间）"}
 WORDS = {

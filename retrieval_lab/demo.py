@@ -44,7 +44,7 @@ def run(lang: str, output_dir: str | Path | None = None):
             zh="开始训练交叉编码器，它把查询和文档放在一起读 ……",
         )
     )
-    cross = train_reranker(lang, folder / "model", folder)
+    cross = train_reranker(lang, folder / "model", folder, tuned.vectors)
     cross.save_pretrained(str(folder / "reranker"))
     clock.say(say(en="trained; measuring ...", zh="训练完成；开始测量 ……"))
     alone, both = reranked(tuned, cross, collection)
@@ -107,11 +107,14 @@ def reranker_config(profile, folder: Path) -> training.Config:
     )
 
 
-def train_reranker(lang: str, base: Path, folder: Path):
-    """A cross-encoder from the fine-tuned retriever's weights, trained on what that retriever confuses in the train split."""
+def train_reranker(lang: str, base: Path, folder: Path, vectors=None):
+    """A cross-encoder from the fine-tuned retriever's weights, trained on what that retriever confuses in the train split.
+
+    ``vectors`` are the corpus' by that retriever, if they are there: all splits search the same passages.
+    """
     profile = current()
     train = corpora.load("city_services", lang, "train").sample(profile.n_train)
-    data = cross_encoder.candidates(search.Dense(embedding.load(base), train), train, CANDIDATES)
+    data = cross_encoder.candidates(search.Dense(embedding.load(base), train, vectors=vectors), train, CANDIDATES)
     return cross_encoder.train(cross_encoder.load(base), data, reranker_config(profile, folder))
 
 

@@ -2,6 +2,7 @@
 Taught in lesson 07: `torchrun --nproc-per-node 2 -m retrieval_lab.two_processes ddp FILE` writes the weights of rank 0.
 """
 
+import os
 import sys
 
 import torch
@@ -46,6 +47,8 @@ def train(kind: str, world_size: int = 1, folder: str = "runs/two_processes") ->
         )
     torch.manual_seed(0)
     model, data = tiny.encoder(), rows()
+    if world_size > 1:  # not before: in a group only the first process writes the files that a tiny model is read from
+        torch.distributed.init_process_group("gloo")
     loss = MultipleNegativesRankingLoss(model)
     if kind == "fsdp":
         return _sharded(model, loss, data, world_size)
@@ -88,10 +91,9 @@ def _sharded(model, loss, data, world_size: int) -> dict[str, torch.Tensor]:
 
 def main(kind: str, file: str) -> None:
     """Join the other processes, train, and let rank 0 write the weights."""
-    torch.distributed.init_process_group("gloo")
-    world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    world_size = int(os.environ["WORLD_SIZE"])
     weights = train(kind, world_size, f"{file}.run")
-    if rank == 0:
+    if torch.distributed.get_rank() == 0:
         torch.save(weights, file)
         print(f"{kind}: {world_size} processes, {JOINT // world_size} rows each")
     torch.distributed.destroy_process_group()
