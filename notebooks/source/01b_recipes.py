@@ -33,7 +33,7 @@ whole = corpora.load("city_services", lang=LANG).sample(4 if small else None)
 families = {query_id.split(".")[0] for query_id in whole.queries}
 near = {d: text for d, text in whole.corpus.items() if d.split(".")[0] in families}
 city = replace(whole, corpus=near)
-n_rows = {"smoke": 16, "fast": 96, "full": 840}[profile.name]
+n_rows = {"smoke": 16, "fast": 80, "full": 840}[profile.name]
 rows = demo.training_data(LANG).shuffle(seed=0).select(range(n_rows))
 city, rows
 # %% slug="settings"
