@@ -254,6 +254,7 @@ def sampler(model, data, columns: list[str]):
 
     def make(dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
         kept = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}
-        return BucketBatchSampler(dataset, batch_size, drop_last, lengths=lengths, texts=texts, **kept)
+        # Under several processes the trainer asks for drop_last, lest uneven last batches hang; here they are even.
+        return BucketBatchSampler(dataset, batch_size, lengths=lengths, texts=texts, **kept)
 
     return make

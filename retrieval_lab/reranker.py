@@ -50,7 +50,7 @@ def load(name: str | Path, seed: int = 0):
             )
         )
     if not architecture.endswith("ForSequenceClassification"):
-        return _with_fresh_head(weights, name, seed)
+        return _with_fresh_head(weights, seed)
     model = CrossEncoder(str(folder))
     if model.num_labels != 1:
         raise ValueError(
@@ -70,19 +70,25 @@ def _weights_folder(folder: Path) -> Path:
     return folder / modules[0]["path"]
 
 
-def _with_fresh_head(weights: Path, name, seed: int):
+def _with_fresh_head(weights: Path, seed: int):
     import torch
     from sentence_transformers import CrossEncoder
     from sentence_transformers.base.modules import Transformer
+    from transformers.utils import logging
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        task = {"transformer_task": "sequence-classification", "config_kwargs": {"num_labels": 1}}
-        model = CrossEncoder(modules=[Transformer(str(weights), **task)])
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of missing weights; the line below says the same
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            task = {"transformer_task": "sequence-classification", "config_kwargs": {"num_labels": 1}}
+            model = CrossEncoder(modules=[Transformer(str(weights), **task)])
+    finally:
+        logging.set_verbosity(level)
     print(
         say(
-            en=f"{name}: fresh head with one output; train it before you trust a score",
-            zh=f"{name}：新加了一个单输出的头；训练之后，得分才有意义",
+            en="a fresh head with one output: train it before you trust a score",
+            zh="新加了一个单输出的头：训练之后，得分才有意义",
         )
     )
     return model.eval()

@@ -37,8 +37,8 @@ FAQ = {
     "gradient_nan": Entry(
         {"en": "The loss or grad_norm is NaN or infinite", "zh": "损失或 grad_norm 是 NaN 或无穷大"},
         {
-            "en": "Training stops here, because one such step makes every weight NaN. Usual causes: weights in fp16, because Adam then keeps its moments in fp16 too, where the square of a gradient below 5e-3 is 0: the step becomes thousands of times too large, or 0 / 0; scores over 65504 in fp16; labels that are NaN. Load the model in fp32 and set `mixed_precision` instead.",
-            "zh": "训练到此停止：这样的一步会让所有权重都变成 NaN。常见原因：权重是 fp16，这时 Adam 的动量也存成 fp16，小于 5e-3 的梯度平方后变成 0，一步就会大上几千倍，或者出现 0 除以 0；fp16 下得分超过 65504；标签里有 NaN。用 fp32 加载模型，改设 `mixed_precision`。",
+            "en": "Training stops here, because one such step makes every weight NaN. Usual causes: weights in fp16, because Adam then keeps its moments in fp16 too, where a thousandth of the square of a small gradient is 0: the step becomes infinite, 0 / 0, or with the fused optimiser many times too large; scores over 65504 in fp16; labels that are NaN. Load the model in fp32 and set `mixed_precision` instead.",
+            "zh": "训练到此停止：这样的一步会让所有权重都变成 NaN。常见原因：权重是 fp16，这时 Adam 的动量也存成 fp16，梯度小时，它平方的千分之一会变成 0：一步会变成无穷大、0 除以 0，用融合版优化器时则会大上许多倍；fp16 下得分超过 65504；标签里有 NaN。用 fp32 加载模型，改设 `mixed_precision`。",
         },
         ("test_adam_on_fp16_weights_breaks", "test_nan_stops_training_before_the_weights_change"),
     ),
