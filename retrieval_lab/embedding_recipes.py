@@ -202,7 +202,7 @@ def _text_sampler(model, rows, texts: list[str], data):
 def _maker(sampler, **known):
     def make(dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
         kept = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}
-        return sampler(dataset, batch_size, drop_last, **known, **kept)
+        return sampler(dataset, batch_size, **known, **kept)  # never drop_last, see `batching.sampler`
 
     return make
 
