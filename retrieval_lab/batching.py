@@ -251,6 +251,11 @@ def sampler(model, data, columns: list[str]):
     shown = data[:]  # of a dataset that redraws its negatives: those of the first epoch
     lengths = [max(row) for row in zip(*(token_lengths(model, shown[name]) for name in columns), strict=True)]
     texts = _must_not_meet(data, [shown[name] for name in columns])
+    return buckets(lengths, texts)
+
+
+def buckets(lengths: list[int], texts: list[set[str]]):
+    """A function that the trainer calls to make its `BucketBatchSampler` over rows of these lengths and texts."""
 
     def make(dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
         kept = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}

@@ -206,9 +206,4 @@ def sampler(model, data):
     # Another row's answer may answer this query too: with negatives from the batch, equal texts never meet.
     alone = texts == "positive"
     apart = [{query, group[0]} if alone else set() for query, group in zip(data["query"], docs, strict=True)]
-
-    def make(dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
-        kept = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}
-        return batching.BucketBatchSampler(dataset, batch_size, drop_last, lengths=lengths, texts=apart, **kept)
-
-    return make
+    return batching.buckets(lengths, apart)
