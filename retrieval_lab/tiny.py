@@ -58,7 +58,8 @@ def folder(architecture: str, path: str | Path, seed: int = 0) -> Path:
     sizes = dict(_SIZES)
     if kind is AutoModelForCausalLM:
         sizes |= {"num_key_value_heads": 2, "head_dim": 8, "eos_token_id": 2, "bos_token_id": 1}
-    config = AutoConfig.for_model(architecture, vocab_size=len(text), pad_token_id=text.pad_token_id, **sizes)
+    special = {f"{name}_token_id": getattr(text, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    config = AutoConfig.for_model(architecture, vocab_size=len(text), **(special | sizes))
     torch.manual_seed(seed)
     kind.from_config(config).save_pretrained(path)
     text.save_pretrained(path)
