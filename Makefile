@@ -26,8 +26,9 @@ demo: $(STAMP) ## fine-tune a real encoder on real text and show by how much it 
 lab: $(STAMP) ## open JupyterLab at the first lesson
 	@$(BIN)/jupyter lab notebooks/$(IN)/00_start_here.ipynb
 
-test: $(STAMP) ## unit and reference tests, then every lesson in profile SMOKE
-	@$(BIN)/python -m pytest
+# Two workers of one thread each, a file stays on one: the lessons run beside the unit tests.
+test: $(STAMP) ## unit and reference tests, and every lesson in profile SMOKE
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## style, lessons, generated data, corpus
 	@$(BIN)/ruff check .
