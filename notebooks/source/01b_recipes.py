@@ -2,24 +2,25 @@
 # Here you run the common recipes for an embedding model as experiments. You
 #
 # * see what the temperature does to the gradient;
-# * compare random, given and mined negatives, and catch a false negative;
+# * compare random, given and mined negatives, and look for false ones;
 # * train vectors that can be cut short, and measure what cutting costs;
 # * learn from scores and from a teacher's vectors instead of labels;
-# * measure what fine-tuning forgets, and win some of it back by averaging;
+# * measure what fine-tuning forgets, and what averaging wins back;
 # * search passages of one language with questions of the other.
-# %% [markdown] slug="objectives" lang="zh" of="86ab7217"
-# 这一课把向量模型常用的训练办法逐个做成实验。你会
+# %% [markdown] slug="objectives" lang="zh" of="44605527"
+# 这一课把训练向量模型的常用配方逐个做成实验。你会
 #
 # * 看清温度怎样影响梯度；
-# * 比较随机的、现成的和挖掘出来的负例，并抓住一个假负例；
-# * 训练可以截断的向量，量一量截断的代价；
+# * 比较随机的、现成的和挖掘出来的负例，并查出其中的假负例；
+# * 训练出可以截断的向量，量一量截断的代价；
 # * 不用标注，改从打分和教师模型的向量中学习；
-# * 测出微调忘掉了什么，再用模型平均找回一部分；
+# * 测出微调忘掉了什么，再看模型平均能找回多少；
 # * 用一种语言的问题检索另一种语言的文档。
 # %% [markdown] slug="small" lang="en"
-# To fit many runs into minutes, each trains on few questions and searches only the test families' passages. That is easier, so
-# compare these numbers with each other, not with lesson 01's. `benchmarks/recipes.md` has more questions and the whole corpus.
-# %% [markdown] slug="small" lang="zh" of="02c22bd8"
+# To fit many runs into minutes, each trains on few questions and searches only the test families' passages. Searching
+# fewer passages is easier, so compare these numbers with each other, not with lesson 01's. `benchmarks/recipes.md`
+# has more questions and the whole corpus.
+# %% [markdown] slug="small" lang="zh" of="a26f0620"
 # 为了在几分钟里跑完许多次训练，每次只用一部分问题来训练，检索时也只用测试家族的文档。
 # 文档少，检索就容易：这里的数只能互相比较，不要与第 01 课比。用更多问题、在整个语料库上的结果见 `benchmarks/recipes.md`。
 # %% slug="collection"
@@ -83,10 +84,11 @@ from retrieval_lab.course import check
 
 check("pull", lambda: pull(torch.tensor([1.0, 0.0]), 1.0), [-0.2689414, 0.2689414])
 # %% [markdown] slug="pull-hand" lang="en"
-# By hand: $e / (e + 1) = 0.731$ and $0.269$. Now a real question with its answer and the nearest passages that were not judged
-# relevant. PyTorch's own gradient agrees:
-# %% [markdown] slug="pull-hand" lang="zh" of="e8ff84fb"
-# 手算：$e / (e + 1) = 0.731$，另一个是 $0.269$。再取一个真实的问题、它的答案，以及最接近的几篇没有标为相关的文档；结果与 PyTorch 自己求的梯度一致：
+# By hand: the shares are $e / (e + 1) = 0.731$ and $0.269$. Now a real question with its answer and the nearest
+# passages that were not judged relevant. PyTorch's own gradient agrees:
+# %% [markdown] slug="pull-hand" lang="zh" of="3ded6d01"
+# 手算：两个份额是 $e / (e + 1) = 0.731$ 和 $0.269$。
+# 再取一个真实的问题、它的答案，以及与它最接近、又没有标为相关的几篇文档；结果与 PyTorch 自己求的梯度一致：
 # %% slug="pull-real"
 asked, text = next(iter(city.queries.items()))
 ranked = original.search({asked: text}, len(city.corpus))[asked]
@@ -113,13 +115,13 @@ en = "A low temperature listens to the nearest negative"
 ax = ax.set_title(plots.label(en=en, zh="温度低，只听最近的负例"))
 # %% [markdown] slug="read-pull" lang="en"
 # At 0.5 all negatives weigh about the same; at 0.01 the nearest few take nearly everything. A low temperature therefore
-# learns from hard negatives, and learns the most from a **false** one, an answer that nobody labelled. E5's cosines lie close
+# learns from hard negatives, and is misled the most by a **false** one, an answer that nobody labelled. E5's cosines lie close
 # together, which is why it needs the lower temperature.
 #
 # Alt text: four falling curves, the steeper the lower the temperature.
-# %% [markdown] slug="read-pull" lang="zh" of="b3f0db09"
+# %% [markdown] slug="read-pull" lang="zh" of="2960d755"
 # 温度是 0.5 时，各个负例的份量差不多；到 0.01，最近的几个几乎占去全部。
-# 所以温度低时，模型主要从难负例中学，而**假负例**，也就是没有标注出来的答案，影响也最大。
+# 所以温度低时，模型主要从难负例中学，而**假负例**，也就是没有标注出来的答案，害处也最大。
 # E5 的余弦挤在一个很窄的范围里，因此要用更低的温度。
 #
 # 图示：四条下降的曲线，温度越低越陡。
@@ -128,13 +130,14 @@ ax = ax.set_title(plots.label(en=en, zh="温度低，只听最近的负例"))
 # %% [markdown] slug="negatives" lang="en"
 # ## Which negatives?
 #
-# Mining looks for passages near the question that do not answer it: the best of BM25 and of the model itself. What if nobody
-# had told us which passages also answer? First mine carelessly: only each row's own positive is known, and nothing is filtered.
-# %% [markdown] slug="negatives" lang="zh" of="99cbace8"
+# Mining looks for passages near the question that do not answer it: the best of BM25 and of the model itself. What if
+# nobody had told you which passages also answer? First mine carelessly: only each row's own positive is known, and
+# nothing is filtered.
+# %% [markdown] slug="negatives" lang="zh" of="2b755126"
 # ## 用哪些负例？
 #
 # 负例挖掘（negative mining）寻找离问题很近却答不了的文档：取 BM25 和模型自己排在最前面的。
-# 如果没有人告诉我们还有哪些文档也能回答呢？先草率地挖一次：只知道每行自己的正例，什么也不过滤。
+# 如果没有人告诉你还有哪些文档也能回答呢？先草率地挖一次：只知道每行自己的正例，什么也不过滤。
 # %% slug="careless"
 from retrieval_lab import mining
 
@@ -155,11 +158,12 @@ for name, value in example.items():
 
 
 # %% [markdown] slug="read-false" lang="en"
-# So many "negatives" answer the question at least in part, the judgements say. Read the example: training would push the question
-# away from that passage. Real collections have few judgements, so filters have to guess. A common one drops every candidate whose
-# cosine comes within 5 % of the positive's.
-# %% [markdown] slug="read-false" lang="zh" of="e92750dd"
-# 按照标注，有这么多“负例”至少答得了一部分。读一读上面的例子：照这样训练，问题会被推离这篇文档。
+# So many "negatives" carry a grade: 3 or 2 means that they answer, fully or in part, 1 that they are near-twins of
+# the answer. Read the example: if it answers, training would push the question away from its own answer. Real
+# collections have few judgements, so filters have to guess. A common one drops every candidate whose cosine comes
+# within 5 % of the positive's.
+# %% [markdown] slug="read-false" lang="zh" of="d11f9225"
+# 有这么多“负例”带着相关等级：3 或 2 表示完全或部分能回答，1 表示与答案很像。读一读上面的例子：如果它能回答，照这样训练，问题就会被推离自己的答案。
 # 真实的数据集标注很少，只能靠过滤来猜。常用的一种：余弦达到正例的 95 % 以上的候选，一律不要。
 # %% slug="ex-allowed" tags=["exercise"]
 def allowed(cosines, positive, percent=0.95):  # which may become negatives
@@ -169,11 +173,11 @@ def allowed(cosines, positive, percent=0.95):  # which may become negatives
 # %% slug="check-allowed" tags=["check"]
 check("allowed", lambda: allowed([0.79, 0.77, 0.5], positive=0.8), [0.5])
 # %% [markdown] slug="careful-text" lang="en"
-# $0.95 \times 0.8 = 0.76$, so 0.79 and 0.77 are too close for comfort. The package's filter gives the same limit. Now mine with care:
-# the filter, and the judged answers ruled out. A `judge`, for example a cross-encoder, could look at what is left.
-# %% [markdown] slug="careful-text" lang="zh" of="b5d2f979"
+# $0.95 \times 0.8 = 0.76$, so 0.79 and 0.77 are too close. The package's filter gives the same limit. Now mine with care:
+# with the filter, and with all graded passages ruled out. A `judge`, for example a cross-encoder, could look at what is left.
+# %% [markdown] slug="careful-text" lang="zh" of="b1b37be9"
 # $0.95 \times 0.8 = 0.76$，所以 0.79 和 0.77 都太近了。包里的过滤器给出同样的界限。
-# 再仔细地挖一次：加上过滤，并排除标注为答案的文档。剩下的还可以交给 `judge` 再看一遍，例如一个交叉编码器。
+# 再仔细地挖一次：加上过滤，并排除所有带相关等级的文档。剩下的还可以交给 `judge` 再看一遍，例如一个交叉编码器。
 # %% slug="careful"
 assert abs(mining.Filters().limit(0.8) - 0.76) < 1e-9
 careful = mining.mine_hard_negatives(start(), pairs, passages, known=known)
@@ -191,17 +195,18 @@ table = experiment.compare([original, *systems], city)
 experiment.show(table)
 # %% [markdown] slug="read-negatives" lang="en"
 # *In-batch only* has random negatives, *given* the near-twins that come with the training file, *mined* what you found. Every row is
-# compared with *original*. Where intervals overlap widely, this many questions cannot tell the choices apart; say so,
-# rather than crowning the highest number.
-# %% [markdown] slug="read-negatives" lang="zh" of="bc1d49cc"
+# compared with *original*. To tell two of the others apart, do not look whether their intervals overlap: make one of them the
+# `baseline`. If that interval holds 0, these questions do not decide; say so, rather than crowning the highest number.
+# %% [markdown] slug="read-negatives" lang="zh" of="592a65fc"
 # *in-batch only* 的负例是随机的，*given* 是训练文件自带的近似文档，*mined* 是你挖出来的。每一行都与 *original* 比较。
-# 如果几行的置信区间大幅重叠，这么多问题还分不出高下；那就照实说，不要硬挑一个最大的数。
+# 想知道另外两行谁高谁低，别看它们的置信区间是否重叠，要把其中一行设为 `baseline` 再比。
+# 区间如果含 0，就是这些问题还分不出高下；那就照实说，不要硬挑一个最大的数。
 # %% [markdown] slug="mrl" lang="en"
 # ## Vectors that can be cut
 #
-# A **Matryoshka** model is trained so that the first 16, 64 or 128 dimensions are vectors themselves: the loss is added up over the
-# prefixes, each scaled to length 1. Less memory and faster search, from one model.
-# %% [markdown] slug="mrl" lang="zh" of="6df39c7e"
+# A **Matryoshka** model is trained so that the first 16, 64 or 128 dimensions are vectors themselves: the loss is
+# added up over the prefixes, each scaled to length 1. Less memory and faster search, from one model.
+# %% [markdown] slug="mrl" lang="zh" of="adec39e5"
 # ## 可以截断的向量
 #
 # **套娃表示**（Matryoshka representation）要求前 16、64、128 维各自就是可用的向量：损失对每个前缀各算一次再相加，每个前缀都缩放到长度 1。
@@ -228,11 +233,12 @@ label = plots.label(en=f"At {dims[1]} dimensions", zh=f"{dims[1]} 维时")
 ax = ax.set_title(f"{label}: {gain:+.3f}")
 # %% [markdown] slug="read-mrl" lang="en"
 # Both curves fall to the left; look at where they part. In this library a cut is `model.encode(..., truncate_dim=64,
-# normalize_embeddings=True)`. `matryoshka.add_head` puts one linear layer behind the pooling for all prefixes (MRL-E): useful when the
-# wanted width differs from the model's. It is saved with the model, so a loaded model is not given a second one.
+# normalize_embeddings=True)`. `matryoshka.add_head` puts one linear layer behind the pooling for all prefixes
+# (MRL-E): useful when the wanted width differs from the model's. It is saved with the model: do not add a second one
+# after loading.
 #
 # Alt text: nDCG@10 against dimensions kept, one curve a model.
-# %% [markdown] slug="read-mrl" lang="zh" of="7f7d5722"
+# %% [markdown] slug="read-mrl" lang="zh" of="4ef17529"
 # 两条曲线越往左越低；看它们从哪里分开。在这个库里，截断写成 `model.encode(..., truncate_dim=64, normalize_embeddings=True)`。
 # `matryoshka.add_head` 在池化后面加一个线性层，供所有前缀共用（MRL-E），想要的宽度与模型不同时就用它。
 # 它随模型一起保存；加载之后不要再加第二个。
@@ -243,10 +249,10 @@ ax = ax.set_title(f"{label}: {gain:+.3f}")
 # %% [markdown] slug="scores" lang="en"
 # ## Learning from scores
 #
-# Sometimes you have no yes or no, but scores: grades by people, a reranker's, or a language model's preference for a passage. Turn
-# scores and cosines into probabilities **within one query**, and let the KL divergence bring them together. Across queries the scores
-# were never on one scale.
-# %% [markdown] slug="scores" lang="zh" of="98ac9f50"
+# Sometimes you have no yes or no, but scores: grades by people, a reranker's, or a language model's preference for a
+# passage. Turn scores and cosines into probabilities **within one query**, and let the KL divergence bring them
+# together. Across queries the scores were never on one scale.
+# %% [markdown] slug="scores" lang="zh" of="0f082cc1"
 # ## 从打分中学
 #
 # 有时手上没有“是”或“否”，只有分数：人打的等级、重排器的得分，或语言模型对文档的偏好。
@@ -272,12 +278,13 @@ by_query = (kl(cosines[:2], scores[:2], 1) + kl(cosines[2:], scores[2:], 1)) / 2
 mixed = kl(cosines, scores, 1)
 {"package": grouped, "by query": by_query, "mixed": mixed}
 # %% [markdown] slug="read-kl" lang="en"
-# Computed by query, your function and the package agree. *Mixed* is the mistake: one softmax over the batch hands all probability to
-# the query whose scores happen to be large. `embedding.train` takes this loss by itself for rows of `query, document, score`.
+# Computed by query, your function and the package agree. *Mixed* is the mistake: one softmax over the batch hands
+# nearly all probability to the query whose scores happen to be large. `embedding.train` takes this loss by itself for
+# rows of `query, document, score`.
 #
 # The scores have a temperature of their own. How far apart should the cosines of two passages be that are one grade apart?
-# %% [markdown] slug="read-kl" lang="zh" of="6fff8a55"
-# 按查询分开算，你的函数与包的结果一致。*mixed* 就是常犯的错：整批做一个 softmax，概率全给了分数碰巧大的那个查询。
+# %% [markdown] slug="read-kl" lang="zh" of="f16f2eaf"
+# 按查询分开算，你的函数与包的结果一致。*mixed* 就是常犯的错：整批做一个 softmax，概率几乎全给了分数碰巧大的那个查询。
 # 数据的列是 `query, document, score` 时，`embedding.train` 会自动用这个损失。
 #
 # 分数也有自己的温度。等级差一级的两篇文档，余弦应该差多少？
@@ -288,22 +295,23 @@ for t, wide in gap.items():
     assert abs(kl(torch.tensor([0.5 + wide, 0.5]), grades / t, 0.05)) < 1e-6
 gap
 # %% [markdown] slug="read-scale" lang="en"
-# At 1 the loss rests as soon as the gap is 0.05. A good encoder keeps a wider one already, and training would narrow it: on the dev
-# questions that made the model worse. With `teacher_temperature=0.25` it learned from the same grades.
-# %% [markdown] slug="read-scale" lang="zh" of="f734e7ee"
-# 取 1 时，余弦差到 0.05，损失就是 0 了。好的编码器本来就拉得更开，训练反而会把差距缩小：在验证集上，模型确实变差了。
-# 取 `teacher_temperature=0.25`，同样的等级就能让它学好。
+# At 1 the loss rests as soon as the gap is 0.05. A good encoder may keep a wider one already, and training would
+# narrow it. In a trial on the dev questions that made the model worse; with `teacher_temperature=0.25` it learned
+# from the same grades.
+# %% [markdown] slug="read-scale" lang="zh" of="daded35f"
+# 取 1 时，余弦差到 0.05，损失就是 0 了。好的编码器可能本来就拉得更开，训练反而会把差距缩小。
+# 在验证集上试过一次，模型确实变差了；改用 `teacher_temperature=0.25`，同样的等级就能教会它。
 # %% [markdown] slug="teacher" lang="en"
 # ## Learning from a teacher's vectors
 #
-# The teacher is the retriever of lesson 01, trained on all 840 questions. The student never sees a label. Three terms: each vector
-# should point where the teacher's does (weight 10), pairs should have the teacher's cosines (200), and what the teacher finds nearer
-# should be nearer (20). By hand, for two texts:
-# %% [markdown] slug="teacher" lang="zh" of="8a440ab8"
+# The teacher is the retriever of lesson 01, trained on all 840 questions. The student never sees a label. Three
+# terms: each vector should point where the teacher's does (weight 10), pairs should have the teacher's cosines (200),
+# and what the teacher finds nearer should be nearer (20). By hand, for two texts:
+# %% [markdown] slug="teacher" lang="zh" of="8df63e40"
 # ## 从教师的向量中学
 #
-# 教师模型是第 01 课用全部 840 个问题训练出来的检索模型，学生看不到任何标注。
-# 损失有三项：每个向量要与教师的同方向（权重 10），两两之间的余弦要与教师的一样（200），教师认为更近的也要更近（20）。
+# 教师模型是第 01 课用全部 840 个问题训练出来的检索器，学生模型看不到任何标注。
+# 损失有三项：每个向量要与教师的方向相同（权重 10），两两之间的余弦要与教师的一样（200），教师认为更近的也要更近（20）。
 # 用两段文本手算一遍：
 # %% slug="terms"
 student_vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -315,9 +323,10 @@ structure = (mine - theirs).square().mean()
 assert terms["cosine"] == cosine and terms["structure"] == structure
 terms
 # %% [markdown] slug="teacher-file" lang="en"
-# One of two vectors is off by 90°, two of four pairs by 1: both terms are 0.5. A triplet needs three texts, so the last term is 0, and not
-# NaN. The teacher encodes once, into a file whose side-car says rows, width and type; a wrong one is refused.
-# %% [markdown] slug="teacher-file" lang="zh" of="05f349c9"
+# One of two vectors is off by 90°, two of four pairs by 1: both terms are 0.5. A triplet needs three texts, so the
+# last term is 0, and not NaN. The teacher encodes once, into a file; a second file beside it says rows, width and
+# type, and one that does not fit is refused.
+# %% [markdown] slug="teacher-file" lang="zh" of="28758a1c"
 # 两个向量中有一个差 90°，四个两两组合中有两个差 1，所以这两项都是 0.5。三元组至少要三段文本，所以最后一项是 0，而不是 NaN。
 # 教师只编码一次，存成文件；旁边的说明文件记着行数、宽度和类型，对不上就拒绝。
 # %% slug="train-student"
@@ -335,21 +344,23 @@ from_student = search.Dense(student, city, "student")
 from_teacher = search.Dense(teacher, city, "teacher")
 experiment.show(experiment.compare([original, from_student, from_teacher], city))
 # %% [markdown] slug="read-student" lang="en"
-# Ask of this table how much of the way from *original* to *teacher* the *student* went, with a fraction of the texts and no label.
-# Two teachers can be joined side by side (`embedding_teachers.concatenate`): a cosine of the joined vectors is the mean of their cosines.
-# %% [markdown] slug="read-student" lang="zh" of="053c52e7"
-# 看这张表要问：从 *original* 到 *teacher* 的路，*student* 只用一小部分文本、不用标注，走了多远？
+# Look how far the *student* went on the way from *original* to *teacher*, with a fraction of the texts and no label.
+# Two teachers can be joined side by side (`embedding_teachers.concatenate`): a cosine of the joined vectors is the
+# mean of their cosines.
+# %% [markdown] slug="read-student" lang="zh" of="1c3ef21b"
+# 看这张表时问一问：从 *original* 到 *teacher* 这段路，*student* 只用一小部分文本、不用标注，走了多远？
 # 两位教师的向量也可以并排拼起来（`embedding_teachers.concatenate`）：拼接之后的余弦是两者余弦的平均。
 # %% [markdown] slug="forgetting" lang="en"
 # ## What was forgotten?
 #
-# Training for one task can cost another. The second collection is the city handbook, cut into its sections: other texts, longer and in a
-# different style, none of them in the training file. A question's answer is the section that holds the quoted sentence.
-# %% [markdown] slug="forgetting" lang="zh" of="f23dda80"
+# Training for one task can cost another. The second collection is the city handbook, cut into its sections: other
+# texts, longer, in a different style, and none of them in the training file. A question's answer is the section that
+# holds the sentence quoted in its judgement.
+# %% [markdown] slug="forgetting" lang="zh" of="99b5f506"
 # ## 忘掉了什么？
 #
 # 为一个任务训练，可能伤到另一个。第二个测试集是城市手册，按小节切开：文本更长，写法不同，训练文件里一篇也没有。
-# 一个问题的答案，就是含有所引那句话的小节。
+# 标注里引了一句原文；哪个小节有这句话，哪个就是答案。
 # %% slug="handbook"
 book = corpora.load("city_handbook", lang=LANG)
 chapters = list(book.corpus.items())[: 1 if small else None]
@@ -368,9 +379,10 @@ sections
 
 
 # %% [markdown] slug="average-text" lang="en"
-# A cure that costs nothing: the **average of the weights** of the model before and after. Write it for two dictionaries of numbers.
-# %% [markdown] slug="average-text" lang="zh" of="0f0009bb"
-# 一种不花成本的补救：把训练前后两个模型的**权重取平均**。先对两个数字字典写出来。
+# A remedy that needs no training: the **average of the weights** of the model before and after. Write it for two
+# dictionaries of numbers.
+# %% [markdown] slug="average-text" lang="zh" of="8b552fea"
+# 有一种补救不用再训练：把微调前后两个模型的**权重取平均**。先用两个装着数字的字典写出来。
 # %% slug="ex-average" tags=["exercise"]
 def mean_weights(one, two, share=0.5):  # share of the second
     return {n: (1 - share) * one[n] + share * two[n] for n in one}  # solution
@@ -392,17 +404,19 @@ averaged = search.Dense(half, city, "average")
 experiment.show(experiment.compare([original, from_teacher, averaged], city))
 # %% [markdown] slug="read-average" lang="en"
 # The first table is the handbook, the second the city's help centre, where *teacher* is the same fine-tuned model. Forgetting is a
-# *fine-tuned* below *original* in the first; the question for *average* is what it keeps in each. The handbook is still about the same city; the committed table measures the
-# same models on SciFact or tldr, far from it.
-# %% [markdown] slug="read-average" lang="zh" of="d82b8bb2"
-# 第一张表是手册，第二张是帮助中心，其中的 *teacher* 就是同一个微调后的模型。第一张里 *fine-tuned* 低于 *original*，就是遗忘；对 *average*，要看它在两边各保住了多少。
-# 手册写的毕竟还是这座城市；随仓库提交的那张表，把同样的模型拿到 SciFact 或 tldr 上测，离这里就远得多。
+# *fine-tuned* below *original* in the first; the question for *average* is what it keeps in each. The handbook is still about
+# the same city; `benchmarks/recipes.md` measures the same models on SciFact or tldr, far from it.
+# %% [markdown] slug="read-average" lang="zh" of="5d9d6eb7"
+# 第一张表是手册，第二张是帮助中心，其中的 *teacher* 就是同一个微调后的模型。
+# 第一张里 *fine-tuned* 低于 *original*，就是遗忘；对 *average*，要看它在两边各保住了多少。
+# 手册写的毕竟还是这座城市；`benchmarks/recipes.md` 把同样的模型拿到 SciFact 或 tldr 上测，那些文本离这里就远得多。
 # %% [markdown] slug="cross" lang="en"
 # ## Across languages
 #
-# Both languages of the corpus share document ids, so a question in one can be judged against passages in the other. The model is
-# `e5-small` as downloaded; it was pretrained on about a hundred languages. Rows are the language of the questions, columns that of the passages.
-# %% [markdown] slug="cross" lang="zh" of="1366f635"
+# Both languages of the corpus share document ids, so a question in one can be judged against passages in the other.
+# The model is `e5-small` as downloaded; it was pretrained on about a hundred languages. Rows are the language of the
+# questions, columns that of the passages.
+# %% [markdown] slug="cross" lang="zh" of="d51b68d4"
 # ## 跨语言检索
 #
 # 语料库的两种语言共用文档编号，所以一种语言的问题可以对着另一种语言的文档来评。
@@ -435,18 +449,19 @@ for asks, q in both.items():
             found[system.name, asks, reads] = score
 pd.Series(found).unstack().round(3)
 # %% [markdown] slug="read-cross" lang="en"
-# BM25 needs a shared word, so off the diagonal it has only numbers and codes. Look at how much of its diagonal the model
-# keeps beside it: the difference is what bilingual fine-tuning could still win.
-# %% [markdown] slug="read-cross" lang="zh" of="84ecef04"
+# BM25 needs a shared word, so off the diagonal it has only numbers and codes. Look how much of its diagonal the model
+# keeps off it: the difference is what bilingual fine-tuning could still win.
+# %% [markdown] slug="read-cross" lang="zh" of="d7c086b8"
 # BM25 要有共同的词，所以一离开对角线，就只剩数字和代号可用。再看模型离开对角线之后还保住了多少：
 # 对角线内外的差距，就是双语微调还能争取的部分。
 # %% [markdown] slug="decoder" lang="en"
-# ## A decoder LLM as encoder
+# ## A decoder as encoder
 #
-# In a decoder a token sees only what stands before it. So only the last token can stand for the text, and each text has to end on the same
-# one, the end-of-sequence token. A tiny random model shows it: change the first word or the last, and see which positions move.
-# %% [markdown] slug="decoder" lang="zh" of="ba8ce7ee"
-# ## 让解码器大模型当编码器
+# In a decoder a token sees only what stands before it. So only the last token can stand for the text, and each text
+# has to end on the same one, the end-of-sequence token. A tiny random model shows it: change the first word or the
+# last, and see which positions move.
+# %% [markdown] slug="decoder" lang="zh" of="8e7fc39f"
+# ## 把大语言模型（解码器）当编码器用
 #
 # 解码器里，每个词元只看得到它前面的内容。所以只有最后一个词元能代表整段文本，而且每段文本都要以同一个词元，也就是结束符收尾。
 # 用一个随机的微型模型看一看：改掉第一个词或最后一个词，哪些位置会变？
@@ -468,29 +483,30 @@ def moved(one, two):
 
 {"first changed": moved("a b c", "x b c"), "last changed": moved("a b c", "a b x")}
 # %% [markdown] slug="read-decoder" lang="en"
-# A changed first word reaches every later position; a changed last word reaches only itself and the end token. `embedding.load("smollm2",
-# pooling="lasttoken", prompts={"query": "Instruct: ...\nQuery: "})` adds the end token to the tokenizer, `Config(use_lora=True)` trains
-# adapters, `llm_lora.merge` folds them in. Its measured row is in `benchmarks/recipes.md`: a decoder of 135 million weights starts far below
-# a small encoder that was trained for retrieval.
-# %% [markdown] slug="read-decoder" lang="zh" of="113ffcec"
+# A changed first word reaches every later position; a changed last word reaches only itself and the end token.
+# `embedding.load("smollm2", pooling="lasttoken", prompts={"query": "Instruct: ...\nQuery: "})` adds the end token to
+# the tokenizer, `Config(use_lora=True)` trains adapters, `llm_lora.merge` folds them in. Its row in
+# `benchmarks/recipes.md` shows where a decoder of 135 million weights starts, beside a small encoder that was trained
+# for retrieval.
+# %% [markdown] slug="read-decoder" lang="zh" of="477f5470"
 # 改掉第一个词，后面每个位置都跟着变；改掉最后一个词，只有它自己和结束符变。
-# `embedding.load("smollm2", pooling="lasttoken", prompts={"query": "Instruct: ...\nQuery: "})` 会让分词器补上结束符，
+# `embedding.load("smollm2", pooling="lasttoken", prompts={"query": "Instruct: ...\nQuery: "})` 会让分词器补上结束符；
 # `Config(use_lora=True)` 训练低秩适配器，`llm_lora.merge` 把它并进权重。
-# 实测结果在 `benchmarks/recipes.md` 里：1.35 亿权重的解码器，起点远低于为检索训练过的小编码器。
+# 实测结果在 `benchmarks/recipes.md` 里：看 1.35 亿参数的解码器起点在哪里，再看为检索训练过的小编码器。
 # %% [markdown] slug="recap" lang="en"
 # ## Recap
 #
-# You saw the temperature choose which negatives count, caught false negatives and filtered them, cut vectors short, learned from scores and
-# from a teacher, measured forgetting, averaged weights, and searched across languages. Choose among recipes on your own dev questions, and
-# report on questions that you did not choose by.
+# You saw the temperature choose which negatives count, looked for false negatives and filtered them, cut vectors
+# short, learned from scores and from a teacher, measured forgetting, averaged weights, and searched across languages.
+# Choose among recipes on your own dev questions, and report on questions that you did not choose by.
 #
 # **Further reading.** Moreira et al. 2024, *NV-Retriever*; Kusupati et al. 2022, *Matryoshka Representation Learning*; Zhang et al. 2025,
 # *Jasper and Stella*; Wortsman et al. 2022 (weight averaging); Wang et al. 2024 (E5-Mistral).
-# %% [markdown] slug="recap" lang="zh" of="e639fb76"
+# %% [markdown] slug="recap" lang="zh" of="25eb678b"
 # ## 回顾
 #
-# 你看到了温度怎样决定哪些负例说了算，抓住并滤掉了假负例，截断了向量，从打分和教师那里学了一遍，测了遗忘，平均了权重，还做了跨语言检索。
-# 选哪种办法，用你自己的验证问题来定；报告结果，用没有参与挑选的问题。
+# 你看到了温度怎样决定哪些负例说了算，查找并滤掉了假负例，截断了向量，从打分和教师的向量里学习，测了遗忘，平均了权重，还做了跨语言检索。
+# 选哪种配方，用你自己的验证问题来定；报告结果，用没有参与挑选的问题。
 #
 # **延伸阅读。** Moreira 等 2024，*NV-Retriever*；Kusupati 等 2022，*Matryoshka Representation Learning*；
 # Zhang 等 2025，*Jasper and Stella*；Wortsman 等 2022（权重平均）；Wang 等 2024（E5-Mistral）。

@@ -2,15 +2,15 @@
 # In this lesson you
 #
 # * score a query against a document token by token, by hand: MaxSim;
-# * see in a real query which token matched which, and what one vector a text forgets;
+# * see in a real query which token matched which, and what one vector per text forgets;
 # * fine-tune a ColBERT on this city's questions and compare it with lesson 01's retriever;
 # * shrink its index to a fraction of the size, and measure what that costs.
-# %% [markdown] slug="objectives" lang="zh" of="a9a479f5"
+# %% [markdown] slug="objectives" lang="zh" of="7950f804"
 # 这一课里，你会
 #
-# * 逐个词元地给查询和文档打分，亲手算出 MaxSim；
+# * 逐词元比较查询和文档，亲手算出得分（MaxSim）；
 # * 在真实的查询里看清哪个词元匹配了哪个词元，以及“每段文本一个向量”会丢掉什么；
-# * 用这座城市的问题微调一个 ColBERT，与第 01 课的检索模型比较；
+# * 用这座城市的问题微调一个 ColBERT，与第 01 课的检索器比较；
 # * 把索引压缩到原来的几分之一，并测出代价。
 # %% slug="load"
 from dataclasses import replace
@@ -125,12 +125,12 @@ ax = plots.alignment(found, question)
 # %% [markdown] slug="forgets" lang="en"
 # ## What one vector forgets
 #
-# Two sentences that differ in one number. For a question that names the number, compare one vector a text (lesson
+# Two sentences that differ in one number. For a question that names the number, compare one vector per text (lesson
 # 01's retriever) with the token that carries the number.
-# %% [markdown] slug="forgets" lang="zh" of="4e7bc7a5"
+# %% [markdown] slug="forgets" lang="zh" of="eee1c3a3"
 # ## 一个向量会丢掉什么
 #
-# 下面两句话只差一个数字。问题里写明了这个数字：比较“每段文本一个向量”（第 01 课的检索模型）和带着这个数字的词元。
+# 下面两句话只差一个数字。问题里写明了这个数字：比较“每段文本一个向量”（第 01 课的检索器）和带着这个数字的词元。
 # %% slug="forgets-table"
 import pandas as pd
 
@@ -166,7 +166,7 @@ pd.DataFrame(rows, index=texts).round(3)
 # %% [markdown] slug="search" lang="zh" of="18c151dc"
 # ## 用它检索
 #
-# 索引把所有文档的所有词元放进一个扁平的大数组。一次矩阵乘法就与查询全部比完，然后每篇文档对每个查询词元只留下最佳匹配：
+# 索引把所有文档的所有词元放进一个扁平的大数组。一次矩阵乘法就把它们都与查询比一遍，然后每篇文档对每个查询词元只留下最佳匹配：
 # 没有填充，结果精确，在 CPU 上比先补齐再打分快好几倍。
 # %% slug="before"
 single = search.Dense(retriever, city, "one vector (01)")
@@ -175,11 +175,11 @@ len(untrained.store.vectors), f"{untrained.megabytes:.0f} MB"
 # %% [markdown] slug="train" lang="en"
 # ## Fine-tuning
 #
-# The loss is that of lesson 01 with MaxSim in place of the cosine: each query has to find its own passage among those of
-# the batch and their hard negatives. The score is divided by the number of query tokens, so that the temperature means the
-# same as before. With `loss_type="distill"` the model would learn a teacher's scores instead. To keep the lesson short, half of
-# the training rows are used.
-# %% [markdown] slug="train" lang="zh" of="af80efab"
+# The loss is that of lesson 01 with MaxSim in place of the cosine: each query has to find its own passage among those
+# of the batch and their hard negatives. The score is divided by the number of query tokens, so that the temperature
+# means the same as before. With `loss_type="distill"` the model would learn a teacher's scores instead. To keep the
+# lesson short, half of the training rows are used.
+# %% [markdown] slug="train" lang="zh" of="aaf245ed"
 # ## 微调
 #
 # 损失与第 01 课相同，只是把余弦换成 MaxSim：每个查询要在这一批文档和它们的难负例里认出自己的那一篇。
@@ -206,13 +206,18 @@ sizes = [single.vectors.nbytes / 1e6, untrained.megabytes, tuned.megabytes]
 table["MB"] = [f"{size:.1f}" for size in sizes]
 experiment.show(table)
 # %% [markdown] slug="read-after" lang="en"
-# The baseline is lesson 01's retriever, fine-tuned with one vector a text on all training rows. If the interval of *ColBERT
-# fine-tuned* lies above 0, keeping the tokens helped on these questions. The price stands in the other columns: over a hundred times the memory
-# and more time a query. One seed, one city: on other texts measure again.
-# %% [markdown] slug="read-after" lang="zh" of="eb25d7b6"
-# 基线是第 01 课的检索模型，用全部训练数据微调，每段文本一个向量。
+# The baseline is lesson 01's retriever: one vector per text, fine-tuned on all training rows. If the interval of *ColBERT
+# fine-tuned* lies above 0, keeping the tokens helped on these questions. Read the price in the columns MB and ms/query:
+# a vector for every token has to be kept, and compared. One seed, one city: on other texts measure again.
+#
+# Alt text: one dot per system with the 95 % interval of its nDCG@10.
+# %% [markdown] slug="read-after" lang="zh" of="762cf13a"
+# 基线是第 01 课的检索器：每段文本一个向量，用全部训练数据微调。
 # 如果 *ColBERT fine-tuned* 的置信区间整个在 0 以上，就说明对这批问题，保留词元确实有用。
-# 代价在另外几列：内存是一百多倍，每次查询也更慢。只有一个随机种子、一座城市；换了别的文本，要重新测量。
+# 代价要看 MB 和 ms/query 两列：每个词元的向量都得存下来，检索时也都得比一遍。
+# 这里只有一个随机种子、一座城市；换了别的文本，要重新测量。
+#
+# 图示：每个系统一个点，横线是 nDCG@10 的 95 % 置信区间。
 # %% slug="plot-after"
 ax = plots.comparison(table)
 # %% [markdown] slug="types" lang="en"
@@ -226,19 +231,19 @@ scores.groupby("type").mean().round(3)
 # %% [markdown] slug="compress" lang="en"
 # ## A smaller index
 #
-# Two ways to save memory. **Token pooling** merges tokens of a passage that are alike. **Residual compression** stores, for each
-# token, the number of the nearest of a few hundred centroids and the remainder with 2 bits a dimension; a search ranks all
-# passages by their centroids first and restores only the best.
+# Two ways to save memory. **Token pooling** merges tokens of a passage that are alike. **Residual compression**
+# stores, for each token, the number of the nearest of a few hundred centroids and the remainder with 2 bits a
+# dimension; a search ranks all passages by their centroids first and restores only the best.
 #
 # Or score only the 50 best of lesson 01's retriever: **rerank mode** instead of **retrieve mode**.
-# %% [markdown] slug="compress" lang="zh" of="84c4c071"
+# %% [markdown] slug="compress" lang="zh" of="27b24403"
 # ## 更小的索引
 #
 # 省内存有两个办法。**词元池化**（token pooling）把同一篇文档里相近的词元合并。
-# **残差压缩**（residual compression）给每个词元只存两样东西：几百个中心点里离它最近的那个的编号，以及剩余部分，每维 2 位；
+# **残差压缩**（residual compression）给每个词元只存两样东西：几百个中心点里离它最近的那个的编号，以及与它的差（残差），每维 2 位；
 # 检索时先按中心点给所有文档粗排，只还原排在前面的。
 #
-# 还可以只给第 01 课检索模型的前 50 篇打分：这是**重排模式**，前面的是**检索模式**。
+# 还可以只给第 01 课检索器的前 50 篇打分：这是**重排模式**，前面的是**检索模式**。
 # %% slug="compressed"
 from retrieval_lab.token_stores import Compressed
 
@@ -258,23 +263,23 @@ table["MB"] = [f"{index.megabytes:.1f}" for index in indexes]
 experiment.show(table)
 # %% [markdown] slug="read-compressed" lang="en"
 # Compare the column MB with the difference to *exact*: an interval around 0 means that these questions do not tell the
-# two apart. *2 bits* can lose Recall@100: its centroids propose 100 passages (`depth`), and what they leave out is gone. Its
-# ms/query hardly improves or gets worse, since restoring vectors takes time too. On a few hundred passages memory is what
-# you save; PLAID, see below, saves time on millions.
-# %% [markdown] slug="read-compressed" lang="zh" of="afbea57b"
+# two apart. *2 bits* can lose Recall@100: its centroids propose 100 passages (`depth`), and what they leave out is gone. Look
+# at its ms/query as well: restoring vectors takes time, so a smaller index need not be a faster one. On a few hundred
+# passages memory is what you save; PLAID, see below, saves time on millions.
+# %% [markdown] slug="read-compressed" lang="zh" of="805d625b"
 # 把 MB 一列与相对 *exact* 的差放在一起看：置信区间跨过 0，说明这批问题分不出两者的高下。
 # *2 bits* 的 Recall@100 可能下降：中心点只挑出 100 篇候选（`depth`），没挑上的就找不回来了。
-# 它的 ms/query 几乎没有变好，甚至更慢，因为还原向量也要花时间。
+# 再看它的 ms/query：还原向量也要花时间，所以索引小了，检索不一定更快。
 # 只有几百篇文档时，省下的是内存；文档多到几百万篇，才能连时间也省下来（见文末的 PLAID）。
 # %% [markdown] slug="widget" lang="en"
 # ## Which tokens matched?
 #
-# Choose a passage and a query token. The passage that answers, and a near-twin of it. Without a running kernel you see a
-# table instead.
-# %% [markdown] slug="widget" lang="zh" of="a67cb949"
+# Choose a passage (one answers, the other is its near-twin) and a query token. Without a running kernel you see a table
+# instead.
+# %% [markdown] slug="widget" lang="zh" of="aa5cbde4"
 # ## 哪些词元匹配上了？
 #
-# 选一篇文档和一个查询词元：一篇是能回答的，一篇是与它很像的。没有运行内核时，这里显示的是一张表。
+# 先选一篇文档（一篇能回答，另一篇只是与它很像），再选一个查询词元。没有运行内核时，这里显示一张表。
 # %% slug="show-widget"
 from retrieval_lab.widgets import TokenMatches
 
@@ -284,12 +289,12 @@ TokenMatches(pairs, doc_ids)
 # %% [markdown] slug="save" lang="en"
 # ## Saved, and loaded without us
 #
-# Plain sentence-transformers loads the folder and gives the same scores. An index is saved with a fingerprint of its model; read by
-# another model it is refused.
-# %% [markdown] slug="save" lang="zh" of="5ca37800"
+# Plain sentence-transformers loads the folder and gives the same scores. An index is saved with its model's
+# fingerprint; another model may not read it.
+# %% [markdown] slug="save" lang="zh" of="fb8877e6"
 # ## 保存，然后不靠本仓库加载
 #
-# 直接用 sentence-transformers 加载这个文件夹，得分相同。索引保存时带着模型的指纹，换一个模型来读会被拒绝。
+# 直接用 sentence-transformers 加载这个文件夹，得分相同。索引保存时带着模型的指纹，换一个模型来读，会被拒绝。
 # %% slug="reload"
 import tempfile
 
@@ -310,9 +315,10 @@ plain
 # %% [markdown] slug="exercise-text" lang="en"
 # ## Exercise: how large will it be?
 #
-# Write the size of an index in MB ($10^6$ bytes): fp32 takes 32 bits a dimension; a compressed index takes `bits` a dimension and 32
-# for the centroid's number. Then try `colbert.load(..., dim=128)`: what does the warning say, and what does it save?
-# %% [markdown] slug="exercise-text" lang="zh" of="f0d76544"
+# Write the size of an index in MB ($10^6$ bytes): fp32 takes 32 bits a dimension; a compressed index takes `bits` a
+# dimension and 32 for the centroid's number. Then try `colbert.load(..., dim=128)`: what does the warning say, and
+# what does it save?
+# %% [markdown] slug="exercise-text" lang="zh" of="3cf3de84"
 # ## 练习：索引会有多大？
 #
 # 写出索引的大小，单位 MB（$10^6$ 字节）：fp32 每维 32 位；压缩索引每维 `bits` 位，另加 32 位的中心点编号。
@@ -330,19 +336,19 @@ check("2 bits", lambda: megabytes(1_000_000, 128, 2), 36.0)
 # %% [markdown] slug="recap" lang="en"
 # ## Recap
 #
-# You wrote MaxSim, kept padding from setting its floor, saw token by token why a passage was found, fine-tuned a ColBERT,
-# compared it with one vector a text, and shrank its index. For a model with a trained head, load `bge-m3` or a
-# ColBERT from the hub with the same `colbert.load`; it also gives a plain encoder ColBERT's own `markers`, `query_expansion`
-# and `skip_punctuation`.
+# You wrote MaxSim, kept padding from setting its floor, saw token by token why a passage was found, fine-tuned a
+# ColBERT, compared it with one vector per text, and shrank its index. For a model with a trained head, load `bge-m3`
+# or a ColBERT from the hub with the same `colbert.load`; that function also gives a plain encoder ColBERT's own
+# `markers`, `query_expansion` and `skip_punctuation`.
 #
 # **Further reading.** Khattab & Zaharia 2020, *ColBERT*; Santhanam et al. 2022, *ColBERTv2* and *PLAID*; Chen et al. 2024,
 # *M3-Embedding*; Clavié et al. 2024 (token pooling).
-# %% [markdown] slug="recap" lang="zh" of="ec635fa8"
+# %% [markdown] slug="recap" lang="zh" of="6e45db44"
 # ## 回顾
 #
-# 你写出了 MaxSim，挡住了填充对最大值的干扰，逐个词元地看清了一篇文档为什么被找到，微调了一个 ColBERT，与“每段文本一个向量”作了比较，还压缩了索引。
+# 你写出了 MaxSim，挡住了填充对最大值的干扰，逐词元看清了一篇文档为什么被找到，微调了一个 ColBERT，与“每段文本一个向量”作了比较，还压缩了索引。
 # 想用训练好的投影层，可以用同一个 `colbert.load` 从模型仓库加载 `bge-m3` 或别的 ColBERT；
-# 它还能给普通编码器加上 ColBERT 原有的标记、查询扩展和标点掩码（`markers`、`query_expansion`、`skip_punctuation`）。
+# 这个函数还能给普通编码器加上 ColBERT 原有的标记、查询扩展和标点掩码（`markers`、`query_expansion`、`skip_punctuation`）。
 #
 # **延伸阅读。** Khattab、Zaharia 2020，*ColBERT*；Santhanam 等 2022，*ColBERTv2*、*PLAID*；Chen 等 2024，*M3-Embedding*；
 # Clavié 等 2024（词元池化）。

@@ -29,16 +29,16 @@ city
 # ## What a bi-encoder cannot see
 #
 # A bi-encoder turns query and passage into vectors **separately**; the passage's vector was fixed before anyone asked.
-# A **cross-encoder** reads both together: every word of the question can look at every word of the passage. That is more
-# exact, and slow: nothing can be computed in advance. So it only rereads the few best documents of a first stage.
-# %% [markdown] slug="two-texts" lang="zh" of="45dbb86a"
+# A **cross-encoder** reads both together: every word of the question can look at every word of the passage. That can be
+# more exact, and it is slow: nothing can be computed in advance. So it only rereads the few best documents of a first stage.
+# %% [markdown] slug="two-texts" lang="zh" of="35377893"
 # 检索器就是第 01 课微调的那个；当时已经存下，没有的话现在训练（两到四分钟）。
 #
 # ## 双编码器看不到什么
 #
 # 双编码器（bi-encoder）把查询和文档**分开**变成向量；还没有人提问，文档的向量就已经定下来了。
 # **交叉编码器**（cross-encoder）把两者放在一起读，问题里的每个词都能看到文档里的每个词。
-# 这样更准，也更慢，因为什么都不能提前算好。所以它只重读第一阶段找到的前几篇，这一步叫重排（reranking）。
+# 这样可以判断得更准，但也更慢，因为什么都不能提前算好。所以它只重读第一阶段找到的前几篇，这一步叫重排（reranking）。
 # %% slug="fresh"
 import tempfile
 
@@ -70,7 +70,7 @@ untrained.tokenizer.decode(pair["input_ids"][0])
 # *pooler*, a linear layer with $\tanh$, and the *classifier*, a linear layer to one number. That number, any real number,
 # is the **logit**. Write the head.
 # %% [markdown] slug="forward" lang="zh" of="df4f3ecc"
-# ## 亲手算得分
+# ## 手算得分
 #
 # 第一个词元看过了整个序列，就用它的向量代表这一对文本。
 # 头由两个小层组成：*pooler* 是线性层加 $\tanh$，*classifier* 是输出一个数的线性层。
@@ -111,7 +111,7 @@ by_hand.item()
 # ## 损失
 #
 # **逐篇看（pointwise）。** logit $x$ 换算成概率 $p = 1 / (1 + e^{-x})$，标签 $y$ 是它该有的值：能回答为 1，不能为 0，只答一部分就取中间值。
-# 二元交叉熵是 $-y \ln p - (1 - y) \ln (1 - p)$，对所有句对取平均（`point_ce`）。
+# 二元交叉熵是 $-y \ln p - (1 - y) \ln (1 - p)$，对所有文本对取平均（`point_ce`）。
 
 
 # %% slug="ex-bce" tags=["exercise"]
@@ -148,15 +148,16 @@ assert torch.isclose(loss, torch.nn.functional.cross_entropy(scores, target))
 # ## Training lists: what the retriever confuses
 #
 # Random wrong passages are too easy. Each training list holds the query's best passage and those that the retriever puts
-# highest beside it, with their **grades**: 3 answers, 2 mostly, 1 in part. A near-twin with grade 1 is not taught as wrong.
-# %% [markdown] slug="listwise-read" lang="zh" of="9b2befdc"
+# highest beside it, with their **grades**: 3 answers fully, 2 in part, 1 is a near-twin that does not, 0 is neither. Among
+# passages that do not answer, a near-twin still ranks above the rest.
+# %% [markdown] slug="listwise-read" lang="zh" of="f623774f"
 # 得分最高的是第二篇，所以损失很大：约为 $\ln(1 + e + e^{-1})$。`reranker.train` 还有 `pairwise`、`lambda`、`point_mse` 可选，用的都是库自带的损失。
 #
 # ## 训练列表：检索器分不清的那些
 #
 # 随机抽的错误文档太容易分辨。
-# 每个训练列表里有该查询最好的一篇，加上检索器排在最前的其他几篇，并带着**相关等级**：3 能回答，2 基本能，1 只答一部分。
-# 等级为 1 的近似文档不会被当成错误答案来教。
+# 每个训练列表里有该查询最好的一篇，加上检索器排在最前的其他几篇，并带着**相关等级**：3 完全回答，2 回答一部分，1 是答不了的近似文档，0 是其余的。
+# 同样答不了，近似文档仍要排在其余的前面。
 # %% slug="candidates"
 train = splits["train"].sample(profile.n_train)
 found = search.Dense(retriever, train, "retriever", first.vectors)  # same passages
@@ -165,11 +166,11 @@ row = lists[1]
 titles = [text.split("\n")[0] for text in row["document"]]
 row["query"], list(zip(titles, row["label"], strict=True))
 # %% [markdown] slug="original" lang="en"
-# ## Original
+# ## Before
 #
 # First, the row that shows what training has to do. With its random head the cross-encoder's order is noise; a few dozen
 # queries are enough to see it.
-# %% [markdown] slug="original" lang="zh" of="195c22f8"
+# %% [markdown] slug="original" lang="zh" of="ff6b97d2"
 # ## 微调之前
 #
 # 先看起点。头是随机的，交叉编码器排出的次序就是噪声；几十个查询就足以看出来。
@@ -184,12 +185,13 @@ experiment.show(experiment.compare([first, before], few))
 #
 # The next cell takes two to four minutes. It reads 840 questions with three passages each; passages are read nearly whole,
 # because the fact that decides often stands near the end. The learning rate is four times the retriever's: the head
-# starts from nothing. Of twelve layers the first six stay as they are (`freeze_layers`), which saves a third of the time.
-# %% [markdown] slug="train" lang="zh" of="0bfde163"
+# starts from nothing. Only the upper six layers are trained (`freeze_layers`). `e5-small`
+# in the Chinese notebook has twelve, so that saves a third of its time; `minilm` has no more than six.
+# %% [markdown] slug="train" lang="zh" of="0ff6e532"
 # ## 微调
 #
 # 下一个单元格要跑两到四分钟。它读 840 个问题，每个配三篇文档；文档几乎整篇读入，因为关键的那句话常在末尾。
-# 学习率是检索器的四倍：头要从零学起。十二层的模型只训练后六层（`freeze_layers`），省下三分之一的时间。
+# 学习率是检索器的四倍：头要从零学起。只训练靠上的六层（`freeze_layers`）：`e5-small` 有十二层，这样省下三分之一的时间；英文 notebook 用的 `minilm` 本来就只有六层。
 # %% slug="fine-tune"
 config = demo.reranker_config(profile, "runs/lesson-03")
 cross = reranker.load(start)
@@ -199,14 +201,14 @@ config.learning_rate, config.max_seq_length, frozen
 # %% [markdown] slug="dev" lang="en"
 # ## How much to trust it, chosen on dev
 #
-# Two scores, two views: the retriever has seen the whole corpus in comparison, the cross-encoder has read closely. Both
-# learned by a softmax: over the cross-encoder's logits, and over the retriever's cosines divided by its **temperature**. On
-# that scale they can be added, with a **weight**: multiplying two models' probabilities adds their logits. Score once, then
-# try weights; never on the test split.
-# %% [markdown] slug="dev" lang="zh" of="426c2c38"
+# Two scores, two views: the retriever has compared the whole corpus, the cross-encoder has read closely. Both were
+# trained with a softmax: over the cross-encoder's logits, and over the retriever's cosines divided by its
+# **temperature**. On that scale they can be added, with a **weight**: multiplying two models' probabilities adds
+# their logits. Score once, then try weights; never on the test split.
+# %% [markdown] slug="dev" lang="zh" of="b0b06eea"
 # ## 该信它几分：在验证集上选
 #
-# 两个得分是两种眼光：检索器拿整个语料库作过比较，交叉编码器读得仔细。
+# 两个得分，两种眼光：检索器比较过整个语料库，交叉编码器读得更仔细。
 # 两者都是用 softmax 训练的：一个对 logit 做，一个对余弦除以**温度**后的值做。换到这个尺度上就可以按**权重**相加：logit 相加，就是两个模型的概率相乘。
 # 得分只算一次，然后试不同的权重；不能用测试集来选。
 # %% slug="dev-scores"
@@ -234,18 +236,20 @@ points = {w: ndcg(demo.DEPTH, w) for w in weights}
 what = plots.label(en="weight of the cross-encoder", zh="交叉编码器的权重")
 ax = plots.curve(points, "nDCG@10", what, baseline=points[0])
 # %% [markdown] slug="weights-read" lang="en"
-# Weight 0 is the retriever alone, weight 1 the cross-encoder alone, 0.5 the plain sum. The best lies between; the curve is
-# flat there, so the plain sum serves in both languages.
+# Weight 0 is the retriever alone, weight 1 the cross-encoder alone, 0.5 the plain sum. Find the highest point, then
+# see how flat the curve is around it: on a flat stretch the exact weight hardly matters. From here on both languages
+# use the plain sum, `demo.WEIGHT`.
 #
-# Alt text: a curve over the weight that rises from the retriever's level, is flat in the middle and falls to the right.
+# Alt text: nDCG@10 against the weight; a dotted line marks the retriever alone.
 #
 # ## How deep
 #
 # A deeper first stage gives the reranker more answers to find, and more chances to be wrong. Each step costs time.
-# %% [markdown] slug="weights-read" lang="zh" of="44c41f5e"
-# 权重为 0 就是只用检索器，为 1 就是只用交叉编码器，0.5 就是直接相加。最好的在中间，而且那一段很平，所以两种语言都直接相加。
+# %% [markdown] slug="weights-read" lang="zh" of="a2014053"
+# 权重为 0 就是只用检索器，为 1 就是只用交叉编码器，0.5 就是直接相加。先找最高点，再看它附近平不平：曲线越平，权重取多少越无所谓。
+# 下面两种语言都直接相加（`demo.WEIGHT`）。
 #
-# 图示：横轴是权重，曲线从检索器的水平升起，中间平缓，往右下降。
+# 图示：横轴是权重，纵轴是 nDCG@10，虚线是只用检索器的水平。
 #
 # ## 重排多深
 #
@@ -259,17 +263,17 @@ ax = plots.curve(mixed, "nDCG@10", what, baseline=ndcg(1, 0))
 ax.plot(depths, list(alone.values()), "o-", color=plots.COLOURS["orange"])
 alone
 # %% [markdown] slug="depths-read" lang="en"
-# Blue: both scores; orange: the cross-encoder alone; dotted: no reranking. Alone, it gets worse with depth: among more
-# candidates there is more to be fooled by, and its training lists were short. From here on `demo.DEPTH` documents are reranked.
+# Blue: both scores; orange: the cross-encoder alone; dotted: no reranking. Where the orange line falls, more
+# candidates mean more to be fooled by, and its training lists were short. From here on `demo.DEPTH` documents are reranked.
 #
-# Alt text: two lines over depths 1 to 10; the upper one rises and flattens, the lower one falls.
+# Alt text: nDCG@10 against depth, 1 to 10: two lines, and a dotted level.
 #
 # ## Measured on test
-# %% [markdown] slug="depths-read" lang="zh" of="b1259ad1"
-# 蓝线用两个得分，橙线只用交叉编码器，虚线是不重排。单独用它，越深越差：候选越多，迷惑它的也越多，而它训练时见到的列表很短。
+# %% [markdown] slug="depths-read" lang="zh" of="58994bff"
+# 蓝线用两个得分，橙线只用交叉编码器，虚线是不重排。橙线往下走的地方，是候选一多，迷惑它的也多了，而它训练时见到的列表很短。
 # 下面都重排 `demo.DEPTH` 篇。
 #
-# 图示：横轴为深度 1 到 10 的两条线，上面一条先升后平，下面一条往下走。
+# 图示：横轴是深度 1 到 10，纵轴是 nDCG@10，两条折线和一条虚线。
 #
 # ## 在测试集上测量
 # %% slug="table"
@@ -277,15 +281,19 @@ only, both = demo.reranked(first, cross, city)
 table = experiment.compare([first, only, both], city)
 experiment.show(table)
 # %% [markdown] slug="table-read" lang="en"
-# Three rows, and the middle one matters: from 840 questions a small cross-encoder **alone** can fall below the retriever
-# that chose its candidates. Look at the last row's interval: that is the gain of both over the retriever. It is
+# Three rows, and the middle one matters: trained on 840 questions, a small cross-encoder **alone** can fall below the
+# retriever that chose its candidates. Look at the last row's interval: that is the gain of both over the retriever. It is
 # one training run with one seed, on this corpus; a reranker trained on millions of pairs can stand alone.
 # Look at *ms/query* too: that is the price.
-# %% [markdown] slug="table-read" lang="zh" of="6a33128f"
-# 三行都要看，中间一行尤其要看：只有 840 个问题，小的交叉编码器**单独**用，可能还不如给它挑候选的检索器。
-# 再看最后一行的置信区间：那是两者合用比检索器高出多少。
-# 这只是在这个语料库上、用一个随机种子训练一次的结果；用上百万句对训练的重排器可以单独用。
+#
+# Alt text: one dot per system with the 95 % interval of its nDCG@10.
+# %% [markdown] slug="table-read" lang="zh" of="f99f110f"
+# 三行都要看，中间一行尤其要看：只用 840 个问题训练，小的交叉编码器**单独**用，可能还不如给它挑候选的检索器。
+# 再看最后一行的置信区间：它说的是两者合用相对检索器提升了多少。
+# 这只是在这个语料库上、用一个随机种子训练一次的结果；用上百万对文本训练的重排器可以单独用。
 # 还要看 *ms/query*，那就是代价。
+#
+# 图示：每个系统一个点，横线是 nDCG@10 的 95 % 置信区间。
 # %% slug="plot-table"
 ax = plots.comparison(table)
 # %% [markdown] slug="cases" lang="en"
@@ -321,11 +329,15 @@ cases(gain.nlargest(3).index)
 #
 # Each bar is one query. A reranker that helps on average still spoils some; read the worst before you put it in front of
 # people. And it can never find what the first stage left below the depth.
-# %% [markdown] slug="hurts" lang="zh" of="37de33e0"
+#
+# Alt text: bars sorted by change in nDCG@10, gains in blue at the left, losses in red at the right.
+# %% [markdown] slug="hurts" lang="zh" of="e03464a4"
 # ## 在哪里帮倒忙
 #
 # 每根柱子是一个查询。平均有用的重排器也会弄坏一些查询；上线之前，先读一读最糟的几个。
 # 第一阶段没有放进候选的，它永远找不回来。
+#
+# 图示：按 nDCG@10 的变化从大到小排列的柱子，左边蓝色是变好，右边红色是变差。
 # %% slug="plot-hurts"
 ax = plots.differences(values[first.name], values[both.name])
 cases(gain.nsmallest(3).index)
@@ -341,15 +353,16 @@ float(np.mean(in_reach))
 #
 # ## What does a score mean?
 #
-# Listwise training fixes the order within a query and nothing else: adding 5 to every score changes no loss. So "0.8" is no
-# probability yet. Take the dev pairs: is the passage an answer (grade 2 or 3), and what does the sigmoid say?
-# %% [markdown] slug="ceiling-read" lang="zh" of="298b32e6"
-# 只有这么多问题，重排够得着完整的答案。其余的，再好的重排器也无能为力：要么换更好的第一阶段，要么取得更深。
+# Listwise training fixes the order within a query and nothing else: adding 5 to every score leaves the loss as it
+# was. So "0.8" is no probability yet. Take the dev pairs: is the passage an answer (grade 2 or 3), and what does the
+# sigmoid say?
+# %% [markdown] slug="ceiling-read" lang="zh" of="2f1cf3f6"
+# 在这个比例的问题上，完整的答案就在重排够得着的范围里。其余的，再好的重排器也无能为力：要么换更好的第一阶段，要么取得更深。
 #
 # ## 分数是什么意思？
 #
 # listwise 训练只管同一个查询内部的先后：所有得分都加 5，损失不变。所以“0.8”还不是概率。
-# 拿验证集的句对来看：这篇是不是答案（等级 2 或 3），sigmoid 又说是多少？
+# 拿验证集的文本对来看：这篇是不是答案（等级 2 或 3），sigmoid 又说是多少？
 # %% slug="reliability-before"
 pairs = [(q, d) for q, docs in rescored.items() for d in docs]
 dev_logits = np.array([rescored[q][d] for q, d in pairs])
@@ -363,11 +376,11 @@ ax = plots.reliability(said, answers)
 #
 # Alt text: groups of pairs as dots; horizontal what the model says, vertical how often it is right.
 # %% [markdown] slug="calibrate" lang="zh" of="11f7b335"
-# 如果落在虚线对角线上，得 0.8 的句对里十对就该有八对是答案。
+# 如果落在虚线对角线上，得 0.8 的文本对，十对里就该有八对是答案。
 # `reranker.calibrate` 给 logit 拟合一条直线（Platt 缩放），写进最后一层：次序不变，存下来的模型直接给出概率。
-# 在验证集上拟合，再用测试集的句对检查：
+# 在验证集上拟合，再用测试集的文本对检查：
 #
-# 图示：每个点是一组句对，横轴是模型给的概率，纵轴是其中答案的比例。
+# 图示：每个点是一组文本对，横轴是模型给的概率，纵轴是其中答案的比例。
 # %% slug="reliability-after"
 cut = reranker.threshold(dev_logits, answers)
 asked = city.sample(60)
@@ -399,8 +412,8 @@ recall = (said_yes & truth).sum() / truth.sum()
 # %% [markdown] slug="long" lang="zh" of="91d97b16"
 # ## 文本太长
 #
-# 两个陷阱。*查询*太长，不能把文档挤掉：分词器会先截断两者中较长的一个。
-# *文档*太长，末尾会丢，答案可能就在那里；`slices=True` 把它切成有重叠的几片分别打分，取最高分。短文档用哪种方式得分都一样。
+# 有两个陷阱。**查询**太长，不能把文档挤掉：分词器会截断两者中较长的那个。
+# **文档**太长，末尾会丢，答案可能就在那里；`slices=True` 把它切成有重叠的几片分别打分，取最高分。短文档用哪种方式得分都一样。
 # %% slug="slices"
 question, answer = row["query"], row["document"][0]
 filler = "".join(list(city.corpus.values())[:6])
@@ -455,15 +468,15 @@ cosines, new = np.array([0.9, 0.8, 0.7]), np.array([0.0, 3.0, 1.0])
 by_sum = np.argsort(-(cosines / 0.05 + new)).tolist()
 check("product", lambda: np.argsort(-product(cosines, new, 0.05)).tolist(), by_sum)
 # %% [markdown] slug="hub" lang="en"
-# ## Rerankers of the world
+# ## Public rerankers
 #
-# Where a model hub is reached, the FULL profile measures public rerankers by the same cells. They were trained on
-# millions of pairs; `roberta-zh` is a plain encoder and gets a fresh head, as ours did.
-# %% [markdown] slug="hub" lang="zh" of="3dbcfd86"
-# ## 现成的重排器
+# Where a model hub can be reached, the `full` profile measures public rerankers with the same cells. They were trained on
+# millions of pairs; `chinese-roberta-wwm-ext` is a plain encoder and gets a fresh head, as ours did.
+# %% [markdown] slug="hub" lang="zh" of="c24db9bb"
+# ## 公开的重排器
 #
-# 能连上模型仓库时，FULL 档位会用同样的单元格测量公开的重排器。它们是用上百万句对训练的；
-# `roberta-zh` 是普通编码器，和我们的一样，要新加一个头。
+# 能连上模型仓库时，`full` 档位会用同样的单元格测量公开的重排器。它们是用上百万对文本训练的；
+# `chinese-roberta-wwm-ext` 是普通编码器，和我们的一样，要新加一个头。
 # %% slug="hub-models"
 names = [
     "BAAI/bge-reranker-base",
@@ -507,9 +520,9 @@ print(reranking_tasks.evaluate(task, cross))
 reranking_tasks.NAMES
 # %% [markdown] slug="mteb-read" lang="en"
 # `reranking_tasks.from_collection` makes such a task from any folder in BEIR layout, with BM25's best wrong documents as
-# candidates; where `mteb` is installed and the hub is reached, `reranking_tasks.mteb_scores(model)` runs the four named
-# above. Numbers of different candidate lists cannot be compared, whatever the metric is called.
-# %% [markdown] slug="mteb-read" lang="zh" of="bd2a0ee6"
+# candidates; where `mteb` is installed and the hub can be reached, `reranking_tasks.mteb_scores(model)` runs the four named
+# above. Numbers from different candidate lists cannot be compared, even under the same metric.
+# %% [markdown] slug="mteb-read" lang="zh" of="fb55cab0"
 # `reranking_tasks.from_collection` 可以把任何 BEIR 布局的文件夹做成这样的任务，用 BM25 排在前面的错误文档作候选；
 # 装了 `mteb` 又能连上模型仓库时，`reranking_tasks.mteb_scores(model)` 会跑上面列出的四个任务。
 # 候选列表不同，数字就不能比较，哪怕指标同名。
@@ -525,8 +538,7 @@ reranking_tasks.NAMES
 # %% [markdown] slug="recap" lang="zh" of="5e03e209"
 # ## 回顾
 #
-# 你亲手算出了交叉编码器的得分和损失，从检索器的权重出发微调了一个，在验证集上选定了权重和深度，测了它单独用、与检索器合用的效果，
-# 读了它救回的和弄坏的查询，还让它的分数有了含义。`demo.reranker(LANG)` 会存下一个同样训练出来的模型，供第 05 课使用。
+# 你亲手算出了交叉编码器的得分和损失，从检索器的权重出发微调了一个，在验证集上选定了权重和深度，测了它单独用、与检索器合用的效果，读了它救回的和弄坏的查询，还让它的分数有了含义。`demo.reranker(LANG)` 会存下一个同样训练出来的模型，供第 05 课使用。
 #
 # **延伸阅读。** Nogueira、Cho 2019，*Passage Re-ranking with BERT*；Gao 等 2021，*Rethink Training of BERT Rerankers*；
 # Cao 等 2007（ListNet）；Dai、Callan 2019（切片取最大值）；Platt 1999（校准）。

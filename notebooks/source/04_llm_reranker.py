@@ -6,9 +6,9 @@
 # * fine-tune a causal model on a few hundred pairs, and compare it with its zero-shot prompt;
 # * distil a large reranker into a small one, and see what that costs and saves.
 #
-# The model that comes without a hub, `smollm2`, has 135 million weights and knows little Chinese: both notebooks use
-# English text. With a Chinese-capable model, by hub id or as a folder, the same cells run in Chinese.
-# %% [markdown] slug="objectives" lang="zh" of="82fd112e"
+# `smollm2`, the model that needs no hub, has 135 million weights and knows little Chinese, so both notebooks use English
+# text. With a Chinese-capable model, by hub id or as a folder, the same cells run in Chinese.
+# %% [markdown] slug="objectives" lang="zh" of="09d798c2"
 # 这一课里，你会
 #
 # * 把语言模型变成重排器：亲手读出它在某一个位置上给“是”和“否”的分数；
@@ -16,7 +16,7 @@
 # * 用几百对数据微调一个因果语言模型，再与零样本提示词比较；
 # * 把大的重排器蒸馏成小的，看看付出什么、省下什么。
 #
-# 不连模型仓库就能用的 `smollm2` 只有 1.35 亿个权重，几乎不懂中文，所以两种语言的笔记本都用英文文本。
+# 不连模型仓库就能用的 `smollm2` 只有 1.35 亿个参数，几乎不懂中文，所以两种语言的 notebook 都用英文文本。
 # 换成懂中文的模型（给出模型仓库里的名字或本地文件夹），同样的单元格就能跑中文。
 # %% slug="load"
 from retrieval_lab import corpora, demo, llm, profiles, search
@@ -77,8 +77,8 @@ by_hand
 # %% [markdown] slug="two-rows" lang="en"
 # The output matrix has a row for each token of the vocabulary, 49,152 in `smollm2`, and was multiplied at every position.
 # Two rows at one position are enough. `llm.score` does that, sorts the prompts by length, and, where the query comes first,
-# reads what the prompts of one query share only once.
-# %% [markdown] slug="two-rows" lang="zh" of="a96e3f0f"
+# reads the beginning that one query's prompts have in common only once.
+# %% [markdown] slug="two-rows" lang="zh" of="7d45f354"
 # 输出矩阵里，词表的每个词元占一行，`smollm2` 有 49,152 行，刚才在每个位置上都乘了一遍。其实只要在一个位置上乘两行。
 # `llm.score` 就是这样做的。它还会把提示词按长度排好；如果查询写在前面，同一个查询的那些提示词开头相同，这一段只读一遍。
 # %% slug="two-rows-code"
@@ -178,21 +178,21 @@ check("lora_weights", lambda: lora_weights(576, 576, 16), 18432)
 # ## Training
 #
 # Each training query comes with a passage that answers it, a near-twin that does not, and a passage drawn at random,
-# which is easy. The loss is the cross-entropy over the three scores: the passage that answers shall win. A score is read at
+# which is easy. The loss is the cross-entropy over the three scores: the passage that answers should win. A score is read at
 # one position, and exactly this position is trained. Adapters sit in the upper 20 of 30 layers; the backward pass ends
 # there.
 #
-# The prompt is short, for fewer tokens, and has the **document first**. A causal model looks back only: the query's words,
-# read last, look for themselves in the document. With the query first it learns much less in the same time.
-# %% [markdown] slug="data" lang="zh" of="f312f7d8"
+# The prompt is short, for fewer tokens, and has the **document first**. A causal model looks back only, so the query's words,
+# read last, can look for their match in the document. With the query first they could not.
+# %% [markdown] slug="data" lang="zh" of="b59fc5db"
 # ## 训练
 #
 # 每个训练查询配三篇文档：一篇能回答它，一篇很像却答不了，还有一篇随机抽取，容易分辨。
 # 损失是三个得分上的交叉熵：能回答的那篇应当胜出。得分在哪个位置上读，训练的就是哪个位置。
 # 适配器只放在 30 层里靠上的 20 层，反向传播到那里就停。
 #
-# 提示词很短，词元少，而且**文档在前**。因果模型只能往回看：查询放在最后，它的词就会到前面的文档里去找自己。
-# 如果查询在前，同样的时间里它学到的要少得多。
+# 提示词很短，词元少，而且**文档在前**。因果模型只能往回看：查询放在最后，它的每个词都能到前面的文档里去找对应。
+# 如果查询在前，就做不到这一点。
 # %% slug="rows"
 import random
 
@@ -225,10 +225,10 @@ tuned = llm_lora.merge(llm.train(tuned, data, config))
 # %% [markdown] slug="compare" lang="en"
 # ## Alone, over the retriever's ten
 #
-# The candidates are the ten best of the fine-tuned retriever of lesson 01: near-twins, the hardest ten that there are.
+# The candidates are the ten best of lesson 01's fine-tuned retriever: near-twins, the hardest ten.
 # Three readers sort them again: the base model with the short prompt, the same weights with an instruction (*zero-shot
 # prompt*), and the fine-tuned one.
-# %% [markdown] slug="compare" lang="zh" of="5267529b"
+# %% [markdown] slug="compare" lang="zh" of="7d6d2fb9"
 # ## 单独上阵：重排检索器的前十名
 #
 # 候选是第 01 课微调过的检索器给出的前十名，彼此极像，是最难分的十篇。
@@ -263,17 +263,17 @@ experiment.show(table)
 # own order, the first row of the next table: the retriever has practised on 840 queries, the language model on
 # a fraction of them.
 # %% [markdown] slug="read-alone" lang="zh" of="d50a313a"
-# 看最后一行：置信区间能告诉你，这点提升是训练的功劳还是运气。
+# 看最后一行：置信区间告诉你，训练带来的变化是不是超出了运气。
 # 再与检索器自己的顺序（下一张表的第一行）比一比：检索器练过 840 个查询，语言模型只练了其中一小部分。
 # %% [markdown] slug="fuse" lang="en"
 # ## Together
 #
-# Two judges that err differently are often better together. Both scores are standardised within a query and added with a weight
-# that is chosen on the **dev** queries; the test queries do not see that choice.
-# %% [markdown] slug="fuse" lang="zh" of="19ccc616"
+# Two judges that err differently are often better together. Both scores are standardised within a query and added
+# with a weight that is chosen on the **dev** queries; the test queries do not see that choice.
+# %% [markdown] slug="fuse" lang="zh" of="252793e7"
 # ## 合在一起
 #
-# 两位评委犯的错不同，合起来往往更好。两种得分先在每个查询内标准化，再加权相加；权重在**验证集**上选，测试集不参与。
+# 两位评委如果犯的错不同，合起来往往更好。两种得分先在每个查询内标准化，再加权相加；权重在**验证集**上选，测试集不参与。
 # %% slug="weight"
 import pandas as pd
 
@@ -299,10 +299,10 @@ experiment.show(table)
 # %% [markdown] slug="read-together" lang="en"
 # A weight of 0 would mean that the language model adds nothing. An interval that spans 0 means: on so few questions no
 # gain is proved. Do not take the row for a verdict on language models: this is one of the smallest, trained for
-# minutes. The full profile runs the same cells with a model ten times as large.
-# %% [markdown] slug="read-together" lang="zh" of="7cf97d1e"
+# minutes. The `full` profile runs the same cells with a model ten times as large.
+# %% [markdown] slug="read-together" lang="zh" of="2525153e"
 # 权重如果是 0，说明语言模型没有帮上忙。置信区间跨过 0，说明问题这么少，还证明不了有提升。
-# 别把这一行当成对大语言模型的定论：这里用的是最小的一类，只训练了几分钟。full 档会用大十倍的模型跑同样的单元格。
+# 别把这一行当成对大语言模型的定论：这里用的是最小的一类，只训练了几分钟。`full` 档位会用大十倍的模型跑同样的单元格。
 # %% [markdown] slug="hurts" lang="en"
 # ## Where it hurts
 #
@@ -310,7 +310,7 @@ experiment.show(table)
 #
 # Alt text: bars sorted by change in nDCG@10, gains in blue at the left, losses in red at the right.
 # %% [markdown] slug="hurts" lang="zh" of="9455a9d2"
-# ## 哪些查询变差了
+# ## 在哪里帮倒忙
 #
 # 每根柱子是一个查询：微调后的语言模型单独排序，与检索器的顺序相比。
 #
@@ -334,9 +334,9 @@ print("LLM:      ", city.corpus[best_doc][:90])
 # ## A head instead of two words
 #
 # The other way to make a decoder a reranker: format the pair as `query: … document: …</s>` and put one linear layer on the
-# last token. No word has to be chosen, but the head starts at random: without training it says nothing.
-# The token that is read must be a real one, and never the padding.
-# %% [markdown] slug="scalar" lang="zh" of="2f7191d3"
+# last token. No answer word has to be chosen, but the head starts at random: without training it says nothing.
+# The token that is read must be a real one, never padding.
+# %% [markdown] slug="scalar" lang="zh" of="49a356df"
 # ## 用一个头代替两个词
 #
 # 把解码器变成重排器还有一种办法：把文本拼成 `query: … document: …</s>`，在最后一个词元上接一个线性层。
@@ -369,7 +369,7 @@ llm_scalar.formats(headed)
 # **知识蒸馏**（knowledge distillation）先让大模型给候选打一遍分，换算成概率，再训练小模型照着排：不需要人工标注。
 # 在终端里，`retrieval-lab distill` 一条命令做完这两步；中间的文件就是本仓库训练文件通用的分级格式。
 #
-# 两个学生都从微调过的检索器出发，看到的文本对也相同：一个学老师的分数，一个学标注。
+# 两个学生模型都从微调过的检索器出发，看到的文本对也相同：一个学教师模型的打分，一个学标注。
 # %% slug="label"
 from retrieval_lab import distill
 
@@ -416,7 +416,7 @@ experiment.show(table.join(costs))
 #
 # Alt text: two rows of dots, one dot a query, with the mean of each row; further right means closer agreement.
 # %% [markdown] slug="agreement" lang="zh" of="f78676cf"
-# 学生听老师的吗？肯德尔 τ（Kendall's tau）在每个查询里数一数，有多少对候选被两个模型排成同样的先后：全部相同为 1，与随机无异为 0。
+# 学生模型排得和教师模型一样吗？肯德尔 τ（Kendall's tau）在每个查询里数一数，有多少对候选的先后，两个模型排得相同：全部相同为 1，与随机无异为 0。
 #
 # 图示：两行圆点，每个点是一个查询，并标出每行的均值；越靠右，两者越一致。
 # %% slug="plot-agreement"
@@ -436,13 +436,13 @@ ax.set_xlabel(
 )
 {label: round(float(np.nanmean(tau)), 2) for label, tau in taus.items()}
 # %% [markdown] slug="read-distil" lang="en"
-# Look at the last two columns of the table: that is what the student saves. What it costs stands in the first column and in the
-# figure: from so few pairs a student copies its teacher only roughly, and with the copy it inherits the mistakes. Where
-# labels are at hand, train on labels. Distillation pays where they are scarce and the teacher is good: a large reranker,
-# any number of unlabelled queries, and a small model that has to answer in milliseconds.
-# %% [markdown] slug="read-distil" lang="zh" of="b22655bf"
-# 表格最后两列是学生省下的，第一列和图里是付出的代价：只有这么点数据，学生只能学个大概，还会把老师的错误一并学去。
-# 手上有标注，就用标注训练。蒸馏适合的情形是标注少而老师好：有一个大的重排器、取之不尽的无标注查询，还有一个必须在几毫秒内给出结果的小模型。
+# Look at the last two columns of the table: that is what the student saves. What it costs stands in the first column
+# and in the figure: from so few pairs a student may copy its teacher only roughly, and what it copies includes the
+# mistakes. Where labels are at hand, train on labels. Distillation pays where they are scarce and the teacher is
+# good: a large reranker, any number of unlabelled queries, and a small model that has to answer in milliseconds.
+# %% [markdown] slug="read-distil" lang="zh" of="905b0da0"
+# 看表格的最后两列，那是学生模型省下的；代价在第一列和图里：数据这么少，学生模型可能只学个大概，还会把教师模型的错误一并学去。
+# 手上有标注，就用标注训练。蒸馏适合标注少、教师模型又好的情形：有一个大的重排器，无标注的查询要多少有多少，而上线的小模型必须在几毫秒内给出结果。
 # %% [markdown] slug="save" lang="en"
 # ## Saved, and loaded without us
 #
@@ -465,14 +465,14 @@ plain.predict(pairs).round(2).tolist()
 # %% [markdown] slug="larger" lang="en"
 # ## Larger models
 #
-# With a GPU and a hub, `RETRIEVAL_LAB_PROFILE=full` runs this lesson on Qwen2.5. Some models are rerankers already: each
-# wants the prompt that it was trained with, and `llm.load` knows it. The cell lists them; in the full profile it scores
+# With a GPU and a model hub, `RETRIEVAL_LAB_PROFILE=full` runs this lesson on Qwen2.5. Some models are rerankers already: each
+# wants the prompt that it was trained with, and `llm.load` knows it. The cell lists them; in the `full` profile it scores
 # with each.
-# %% [markdown] slug="larger" lang="zh" of="a8803dbb"
+# %% [markdown] slug="larger" lang="zh" of="97f04a8c"
 # ## 更大的模型
 #
 # 有 GPU、能连模型仓库时，设 `RETRIEVAL_LAB_PROFILE=full`，这一课就在 Qwen2.5 上运行。
-# 有些模型本身就是重排器，各有训练时用的提示词，`llm.load` 都认得。这个单元格列出它们；在 full 档里会逐个打分。
+# 有些模型本身就是重排器，各有训练时用的提示词，`llm.load` 都认得。下面的单元格列出它们；在 `full` 档位里还会用它们逐个打分。
 # %% slug="full-models"
 from retrieval_lab.llm_prompts import PROMPTS
 
@@ -486,16 +486,16 @@ ready
 # ## Recap
 #
 # You read a model's Yes and No at the one position that counts, wrote LoRA and got peft's numbers, fine-tuned a causal
-# model and compared it with its zero-shot prompt, fused it with a retriever by a weight from other queries, and distilled
+# model and compared it with its zero-shot prompt, fused it with a retriever by a weight chosen on dev, and distilled
 # it into a model a sixth of its size.
 #
 # **Further reading.** Nogueira et al. 2020, *Document Ranking with a Pretrained Sequence-to-Sequence Model*; Ma et al.
 # 2023, *RankLLaMA*; Hu et al. 2022, *LoRA*; Hinton et al. 2015, *Distilling the Knowledge in a Neural Network*.
-# %% [markdown] slug="recap" lang="zh" of="da6f012e"
+# %% [markdown] slug="recap" lang="zh" of="7296bb1f"
 # ## 回顾
 #
 # 你在唯一要紧的位置上读出了模型的“是”与“否”；写出了 LoRA，结果与 peft 一致；微调了因果语言模型，并与零样本提示词作了比较；
-# 用另一批查询选好权重，把它与检索器融合；最后把它蒸馏成大小只有六分之一的模型。
+# 在验证集上选好权重，把它与检索器融合；最后把它蒸馏成大小只有六分之一的模型。
 #
 # **延伸阅读。** Nogueira 等 2020，*Document Ranking with a Pretrained Sequence-to-Sequence Model*；Ma 等 2023，*RankLLaMA*；
 # Hu 等 2022，*LoRA*；Hinton 等 2015，*Distilling the Knowledge in a Neural Network*。

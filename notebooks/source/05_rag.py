@@ -5,15 +5,15 @@
 # * keep them in a vector store that follows its files: added, changed, deleted;
 # * build a LangChain chain that retrieves, reranks, answers with citations, and checks each citation;
 # * choose on dev questions when it should say "not found", and measure what that costs;
-# * watch a small language model fail at the same task, and catch it.
-# %% [markdown] slug="objectives" lang="zh" of="f2d3caea"
+# * give the same task to a small language model, and see what the check finds.
+# %% [markdown] slug="objectives" lang="zh" of="0966d0e6"
 # 这一课里，你会
 #
-# * 把文件切成在句末断开的文本块，看看块的大小有什么代价；
+# * 把文件切成文本块，只在句末断开，看看块的大小有什么代价；
 # * 把它们存进一个与文件同步的向量库：新增、修改、删除都跟得上；
 # * 搭一条 LangChain 链：检索、重排、带引用地回答，并核对每一处引用；
 # * 用验证集的问题决定什么时候该说“资料中没有”，再测出这样做的代价；
-# * 看一个小语言模型在同样的任务上怎样失败，又怎样被查出来。
+# * 把同样的任务交给一个小语言模型，看核对能查出什么。
 # %% slug="load"
 from retrieval_lab import corpora, demo, profiles, rag, rag_documents
 
@@ -83,21 +83,21 @@ assert pack(pieces, 14) == library
 fixed = [text[i : i + 14] for i in range(0, len(text), 14)]
 fixed, library
 # %% [markdown] slug="chunks-read" lang="en"
-# The first list is cut every 14 characters, the second is ours. LangChain's splitter by default looks for line breaks and
-# blanks, and Chinese sentences have none; `rag_documents.split` hands it the Chinese punctuation, and puts the heading before each
-# chunk: a passage from the middle of a chapter does not say what it is about.
-# %% [markdown] slug="chunks-read" lang="zh" of="90aaa0c8"
+# The first list is cut every 14 characters, the second is ours. LangChain's splitter by default looks for line breaks
+# and blanks, and Chinese sentences have none; `rag_documents.split` hands it the Chinese punctuation, and puts the
+# heading before each chunk: a passage from the middle of a chapter does not say what it is about.
+# %% [markdown] slug="chunks-read" lang="zh" of="eb668c7b"
 # 前一个列表每 14 个字切一刀，后一个是我们切的。LangChain 的切分器默认找空格和换行，而中文句子里没有空格；
 # `rag_documents.split` 把中文标点也交给了它，还在每块前面加上标题：从一章中间切出来的一段，自己说不清在讲什么。
 # %% [markdown] slug="size" lang="en"
 # ## How large should a chunk be?
 #
-# The handbook has 12 chapters and 60 questions; of each we know the words that answer it. Is a chunk with these words
-# among the first 5? Is it among as many as make up 600 tokens? The second is fair: five large chunks are more text.
-# %% [markdown] slug="size" lang="zh" of="4c39e66c"
+# The handbook has 12 chapters and 60 questions; for each question the words that answer it are known. Is a chunk with these
+# words among the first 5? Is one among as many as make up 600 tokens? The second is fair: five large chunks are more text.
+# %% [markdown] slug="size" lang="zh" of="961a5ec4"
 # ## 块切多大合适？
 #
-# 手册有 12 章、60 个问题，每个问题由哪几个字回答是已知的。
+# 手册有 12 章、60 个问题，每个问题的答案是原文里的哪几个字，都是已知的。
 # 量两件事：前 5 块里有没有含这些字的？凑满 600 个词元的那几块里有没有？
 # 后一种才公平，因为 5 个大块要读的文字比 5 个小块多得多。
 # %% slug="size-load"
@@ -138,14 +138,14 @@ by_size = pd.DataFrame({size: recalls(size) for size in sizes}).T
 by_size.index.name = "size"
 by_size.style.format({"chunks": "{:.0f}", "mean tokens": "{:.0f}"}, precision=3)
 # %% [markdown] slug="size-read" lang="en"
-# Look at *600 tokens*: the largest size is not the best, and the smallest need not be. Small chunks part the answer from
-# the sentence that says what it is about; large ones blur many facts into one vector, and few fit. Under *first 5* the
+# Look at *600 tokens*: is the largest size the best, is the smallest? Small chunks part the answer from the sentence that
+# says what it is about; large ones blur many facts into one vector, and few fit. Under *first 5* the
 # last row, whole sections, looks better than it is: that is a lot of text. With 60 questions, neighbouring rows can
 # hardly be told apart.
-# %% [markdown] slug="size-read" lang="zh" of="e9999a80"
-# 看 *600 tokens* 一列：最大的块不是最好的，最小的也未必。
+# %% [markdown] slug="size-read" lang="zh" of="44f713dc"
+# 看 *600 tokens* 一列：最大的块是最好的吗？最小的呢？
 # 块太小，答案和交代主题的那句话分了家；块太大，许多事实糊成一个向量，预算里也放不下几块。
-# 最后一行是整节，*first 5* 一列看着比实际的好，因为五节本来就是一大篇。
+# 最后一行是整节，*first 5* 一列看着比实际的好，因为五整节本来就有很多字。
 # 只有 60 个问题，相邻两行很难分出高下。
 # %% [markdown] slug="store" lang="en"
 # ## A store that follows its files
@@ -167,9 +167,9 @@ print("first  ", first)
 print("again  ", again)
 print("changed", rag.ingest(store, changed))
 # %% [markdown] slug="refuse" lang="en"
-# Vectors of one model mean nothing to another, yet the numbers would still come out. The collection therefore holds a
+# Vectors of one model mean nothing to another, yet a search would still return numbers. The collection therefore holds a
 # fingerprint of its model, and another model is refused:
-# %% [markdown] slug="refuse" lang="zh" of="b50bd32b"
+# %% [markdown] slug="refuse" lang="zh" of="77f527ae"
 # 一个模型的向量对另一个模型毫无意义，但照样算得出数字来。所以集合里存着模型的指纹，换一个模型会被拒绝：
 # %% slug="refuse-model"
 from retrieval_lab import tiny
@@ -182,12 +182,12 @@ except ValueError as problem:
 # ## Retrieve
 #
 # Now the city's 518 passages; each is short enough to be one chunk. The assistant holds the store and three retrievers: by
-# words, by meaning, and both fused. The embeddings put the model's query prompt before questions and the document's
-# before passages. Scores travel in the metadata.
-# %% [markdown] slug="assistant" lang="zh" of="f69ca233"
+# words, by meaning, and both fused. Questions are encoded with the model's query prompt, passages with its document prompt.
+# Scores travel in the metadata.
+# %% [markdown] slug="assistant" lang="zh" of="5b724251"
 # ## 检索
 #
-# 现在换成市里的 518 段资料，每段都不长，一段就是一块。
+# 现在换成鹭桥市的 518 篇文档，也就是回答时引用的资料。每篇都不长，一篇就是一块。
 # 助手（`Assistant`）管着向量库和三种检索方式：按词、按语义、两者结合。
 # 编码时，问题前面加查询的提示词，资料前面加文档的提示词。得分写在元数据里。
 # %% slug="build-assistant"
@@ -203,9 +203,9 @@ found = assistant.retriever("both").invoke(question)
 # %% [markdown] slug="rerank" lang="en"
 # ## Rerank
 #
-# A cross-encoder (lesson 03) reads question and passage together. LangChain calls a thing that reorders documents a
+# A cross-encoder (lesson 03) reads question and passage together. LangChain calls the part that reorders documents a
 # *compressor*; ours takes any function that scores pairs. The input list stays as it was.
-# %% [markdown] slug="rerank" lang="zh" of="4b32f0a0"
+# %% [markdown] slug="rerank" lang="zh" of="6e53cdc5"
 # ## 重排
 #
 # 交叉编码器（第 03 课）把问题和资料放在一起读。LangChain 把给文档重新排序的部件叫作 *compressor*；
@@ -229,7 +229,7 @@ best = compressor.compress_documents(ten, question)
 # %% [markdown] slug="answer" lang="zh" of="abefb054"
 # ## 用原文回答
 #
-# 最稳妥的回答不添一个字：引出与问题最接近的句子，并注明出处。先在最相关的那段资料上手工做一遍：
+# 最稳妥的回答不添一个字：引出与问题最接近的句子，并注明出处。先在最相关的那条资料上手工做一遍：
 
 
 # %% slug="ex-nearest" tags=["exercise"]
@@ -253,9 +253,9 @@ quoting.invoke(given)
 # %% [markdown] slug="chain" lang="en"
 # ## The chain
 #
-# `rag.chain` joins the steps with LangChain's own pieces: retrieve, weigh the evidence, answer or refuse, look up every citation. It
-# streams: the sources arrive before the answer does.
-# %% [markdown] slug="chain" lang="zh" of="7880faf8"
+# `rag.chain` joins the steps with LangChain's own pieces: retrieve, weigh the evidence, answer or refuse, look up
+# every citation. It streams: the sources arrive before the answer does.
+# %% [markdown] slug="chain" lang="zh" of="6478f4a0"
 # ## 串成一条链
 #
 # `rag.chain` 用 LangChain 自己的部件把几步串起来：检索、掂量证据、回答或者拒答、核对每一处引用。
@@ -269,7 +269,7 @@ for part in chain.stream(question):
 # A citation is right when its source exists and holds the quoted words. That needs no second model, only a look-up,
 # and it works for any answer that quotes:
 # %% [markdown] slug="citations" lang="zh" of="f7ac114d"
-# 一处引用是对的，当且仅当那条资料存在，并且里面有引出的字。核对不需要另一个模型，查一下就行；凡是引了原文的回答都能这样查：
+# 一处引用要算正确，那条资料得存在，里面还得有引出的原文。核对不需要另一个模型，查一下就行；凡是引了原文的回答都能这样查：
 # %% slug="citations-wrong"
 from retrieval_lab.rag_answers import check_citations
 
@@ -282,13 +282,13 @@ claimed = f"“{words}” [1] “{words}” [8] “free on Sundays” [2] 42 [1]
 # ## When to say "not found"
 #
 # Some questions have no answer here, and a retriever always returns something. The cosine of the best passage is the
-# evidence; below a threshold the chain refuses. The threshold is the one with the best **balanced accuracy**, the mean of two
-# shares: answerable questions that are answered, hopeless ones that are refused. It is chosen on other questions than the
-# test's, which only measure it.
-# %% [markdown] slug="abstain" lang="zh" of="230d5215"
+# evidence; below a threshold the chain refuses. The threshold is the one with the best **balanced accuracy**, the
+# mean of two shares: answerable questions that are answered, and unanswerable (*hopeless*) ones that are refused. It
+# is chosen on other questions than the test's, which only measure it.
+# %% [markdown] slug="abstain" lang="zh" of="da1d01ee"
 # ## 什么时候说“资料中没有”
 #
-# 有些问题在这里没有答案，而检索总会返回点什么。以最好的那段资料的余弦作为证据，低于阈值就拒答（abstention）。
+# 有些问题在这里没有答案，而检索总会返回点什么。证据就是排在第一的那条资料的余弦，低于阈值就拒答（abstention）。
 # 阈值取**平衡准确率**（balanced accuracy）最高的位置，它是两个比例的平均：有答案的问题里作答了多少，没有答案的问题里拒答了多少。
 # 选阈值时不用测试集的问题，它们只用来检验。
 # %% slug="ex-balanced" tags=["exercise"]
@@ -326,15 +326,15 @@ ax.set(xlabel=plots.label(en="threshold (cosine)", zh="阈值（余弦）"), yli
 legend = ax.legend()
 # %% [markdown] slug="abstain-read" lang="en"
 # Solid: share of the answerable questions that is answered. Dashed: share of the hopeless ones that is refused. The grey
-# line is the chosen threshold. No threshold brings both curves to 1: the hopeless questions ask the right office for the
-# wrong thing, and its passages look near. Raising the threshold buys honesty with silence; which price is right, your users
-# decide.
+# line is the chosen threshold. Is there one that brings both curves to 1? The hopeless questions ask the right office for the
+# wrong thing, and its passages look near. A higher threshold gives fewer wrong answers and more refusals; which is worse, your
+# users decide.
 #
 # Alt text: two curves over the threshold, one falling, one rising.
-# %% [markdown] slug="abstain-read" lang="zh" of="d1c0df58"
+# %% [markdown] slug="abstain-read" lang="zh" of="1e40d5af"
 # 实线是有答案的问题中作答的比例，虚线是没有答案的问题中拒答的比例，灰线是选出的阈值。
-# 没有哪个阈值能让两条线同时到 1：那些没有答案的问题找对了部门，问的却是资料里没写的事，检索到的资料看上去都很接近。
-# 提高阈值，是用沉默换诚实；换多少合适，由你的用户来定。
+# 有没有哪个阈值能让两条线同时到 1？那些没有答案的问题找对了部门，问的却是资料里没写的事，检索到的资料看上去都很接近。
+# 提高阈值，答错的会变少，拒答的会变多；哪一种更糟，由你的用户说了算。
 #
 # 图示：横轴是阈值，一条曲线下降，一条曲线上升。
 # %% slug="ask-hopeless"
@@ -344,10 +344,10 @@ result["question"], result["answer"], round(result["evidence"], 3)
 # %% [markdown] slug="table" lang="en"
 # ## Does better retrieval give better answers?
 #
-# Five retrievers, the same answerer, each with a threshold chosen on other questions (the last row has that of the row
-# above). *answered right*: it answered, and what it quoted first comes from a passage that answers. *citation correctness*: of all citations in given answers. *abstained right*: of the
-# hopeless questions.
-# %% [markdown] slug="table" lang="zh" of="e0a7d8ea"
+# Five retrievers, the same answerer, each with a threshold chosen on other questions (the last row has that of the
+# row above). *answered right*: it answered, and what it quoted first comes from a passage that answers. *citation
+# correctness*: of all citations in given answers. *abstained right*: of the hopeless questions.
+# %% [markdown] slug="table" lang="zh" of="f57c09bb"
 # ## 检索更好，回答也更好吗？
 #
 # 五种检索，同一个回答器，阈值都用另外的问题选出（最后一行沿用上一行的）。
@@ -373,11 +373,10 @@ answers = rag_metrics.table(frames)
 answers.style.format(precision=3)
 # %% [markdown] slug="table-read" lang="en"
 # Each row is compared with the one above. Look at *context recall* and *answered right* together: what retrieval gains
-# arrives in the answer only in part, because the threshold refuses some questions whose passage was found. With this
+# may reach the answer only in part, because the threshold also refuses questions whose passage was found. With this
 # many questions an interval that spans 0 says "not settled", not "no effect".
-# %% [markdown] slug="table-read" lang="zh" of="f31f47aa"
-# 每一行与上一行比较。把 *context recall* 和 *answered right* 放在一起看：检索上的提升只有一部分传到回答里，
-# 因为有些问题的资料明明找到了，却被阈值挡下了。
+# %% [markdown] slug="table-read" lang="zh" of="f3894172"
+# 每一行与上一行比较。把 *context recall* 和 *answered right* 放在一起看：检索上的提升可能只有一部分传到回答里，因为有些问题的资料明明找到了，却被阈值挡下了。
 # 问题只有这么多，置信区间跨过 0 的意思是“还不能下结论”，而不是“没有效果”。
 # %% [markdown] slug="gold" lang="en"
 # Does the answer hold the words that answer? The handbook's questions come with them: *gold quoted* asks for them whole,
@@ -397,17 +396,18 @@ graded = {n: rag_metrics.evaluate(guide.chain(k), some) for n, k in kinds.items(
 columns = ["context recall", "answer overlap", "gold quoted"]
 rag_metrics.table(graded)[columns].style.format(precision=3)
 # %% [markdown] slug="gold-read" lang="en"
-# Compare *context recall* with *gold quoted*: the right chapter is found more often than the right sentence is quoted.
-# Choosing the sentence is the weak link of this answerer, and what a good language model would add.
-# %% [markdown] slug="gold-read" lang="zh" of="41e9ca83"
-# 比较 *context recall* 和 *gold quoted*：找对章的时候多，引对句子的时候少。
-# 挑句子是这个回答器的短板，也正是好的语言模型能补上的地方。
+# Compare *context recall* with *gold quoted*: finding the right chapter is not yet quoting the right sentence. The gap is
+# what refusing and choosing sentences cost this answerer; a good language model could win some of it back.
+# %% [markdown] slug="gold-read" lang="zh" of="5dbd907d"
+# 比较 *context recall* 和 *gold quoted*：找对了章，不等于引对了句子。
+# 两者的差距，就是这个回答器在拒答和挑句子上丢掉的，好的语言模型可以补回一部分。
 # %% [markdown] slug="injection" lang="en"
 # ## A document that gives orders
 #
-# Whoever can place a text in your corpus can write "ignore your rules" in it. A quoting answerer cannot obey: the worst it can do
-# is to quote the sentence, with its source. A chat model gets the sources inside numbered blocks that no text can close:
-# %% [markdown] slug="injection" lang="zh" of="b78f92f4"
+# Whoever can place a text in your corpus can write "ignore your rules" in it. A quoting answerer cannot obey: the
+# worst it can do is to quote the sentence, with its source. A chat model gets the sources inside numbered blocks that
+# no text can close:
+# %% [markdown] slug="injection" lang="zh" of="8680ff43"
 # ## 发号施令的文档
 #
 # 谁能往语料库里放文字，谁就能写上“忽略你的规则”。只引原文的回答器没法照办，最坏不过是把这句话连同出处一起引出来。
@@ -424,12 +424,13 @@ print(as_sources([poisoned])[-90:])
 # ## A language model in the same place
 #
 # Any LangChain chat model takes the answerer's place: `rag.chat_model("openai:NAME", base_url=...)` reaches Ollama, vLLM
-# or any other server of that shape. Here, without a key, a model of 135 million weights, with one short source:
-# %% [markdown] slug="llm" lang="zh" of="c791c645"
+# or any other OpenAI-compatible server. Here, without a key, a model of 135 million
+# weights gets one short source. It knows little Chinese, so both notebooks ask in English:
+# %% [markdown] slug="llm" lang="zh" of="b4270eda"
 # ## 换成语言模型来回答
 #
-# 任何 LangChain 聊天模型都能顶替回答器：`rag.chat_model("openai:名称", base_url=...)` 可以连 Ollama、vLLM 等同类服务。
-# 这里不用密钥，用一个 1.35 亿权重的模型，只给它一条短资料（这个模型几乎不懂中文，所以用英文问）：
+# 任何 LangChain 聊天模型都能顶替回答器：`rag.chat_model("openai:名称", base_url=...)` 可以连 Ollama、vLLM 等兼容 OpenAI 接口的服务。
+# 这里不用密钥，用一个 1.35 亿参数的模型，只给它一条短资料（这个模型几乎不懂中文，所以用英文问）：
 # %% slug="llm-answer"
 smollm = rag.chat_model("smollm2", max_new_tokens=4 if small else 32)
 fact = Document("The express surcharge is 20 crowns.", metadata={"source": "fees"})
@@ -440,19 +441,19 @@ for piece in rag.generative(smollm).stream(state):
 print(said)
 [(c.quote, c.number, c.problem or "✓") for c in check_citations(said, [fact])]
 # %% [markdown] slug="llm-read" lang="en"
-# It may repeat the fact, invent a quotation or forget the citation; the check says which. A model of this size does not follow such
-# rules, which is why the default answerer quotes. A larger one usually does, and the same check holds it to
-# account. What the check cannot see: a right quotation under a wrong conclusion.
-# %% [markdown] slug="llm-read" lang="zh" of="564577a1"
+# It may repeat the fact, invent a quotation or forget the citation; the check says which. A model of this size cannot
+# be relied on to follow such rules, which is why the default answerer quotes. A larger one usually does, and the same
+# check serves for it. What the check cannot see: a right quotation under a wrong conclusion.
+# %% [markdown] slug="llm-read" lang="zh" of="6ddc8d12"
 # 它可能把事实复述一遍，可能编造引文，也可能忘了引用；核对结果会指出是哪一种。
-# 这么小的模型守不住这样的规则，所以默认的回答器只引原文。大一些的模型通常做得到，同样的核对照样管用。
+# 这么小的模型，别指望它守得住这样的规则，所以默认的回答器只引原文。大一些的模型通常做得到，同样的核对照样管用。
 # 核对看不出来的是：引文没错，结论却错了。
 # %% [markdown] slug="widget" lang="en"
 # ## Ask it yourself
 #
-# Type a question, choose the retriever, switch the reranker. `retrieval-lab serve` shows the same as a web page, where you can add
-# files.
-# %% [markdown] slug="widget" lang="zh" of="b4cfc593"
+# Type a question, choose the retriever, switch the reranker on or off. `retrieval-lab serve` shows the same as a web
+# page, where you can add files.
+# %% [markdown] slug="widget" lang="zh" of="48a64f0a"
 # ## 自己问问看
 #
 # 写下问题，选一种检索方式，开或关重排。`retrieval-lab serve --lang zh` 会打开功能相同的网页，还能添加文件。
@@ -482,16 +483,17 @@ check("context_precision", lambda: context_precision(["a", "b", "c", "d"], {"a"}
 # %% [markdown] slug="recap" lang="en"
 # ## Recap
 #
-# You cut files at sentence ends and measured what a chunk's size does, kept a store in step with its files, chained retrieval,
-# reranking and a quoting answerer, looked up every citation, chose on dev when to refuse, and saw a small model fail the check.
+# You cut files at sentence ends and measured what a chunk's size does, kept a store in step with its files, chained
+# retrieval, reranking and a quoting answerer, looked up every citation, chose on dev when to refuse, and checked a
+# small model in the same way.
 #
 # **Further reading.** Lewis et al. 2020, *Retrieval-Augmented Generation*; Gao et al. 2023, *ALCE* (citations that can be checked); Es
 # et al. 2024, *RAGAS*; Greshake et al. 2023 (indirect prompt injection).
-# %% [markdown] slug="recap" lang="zh" of="3f52ace7"
+# %% [markdown] slug="recap" lang="zh" of="04bfd5e7"
 # ## 回顾
 #
-# 你把文件在句末切开，测了块的大小有什么影响，让向量库与文件保持同步，把检索、重排和只引原文的回答器串成一条链；
-# 核对了每一处引用，在验证集上选定了什么时候拒答，也看到一个小模型过不了核对。
+# 你在句末切开文件，测了块的大小有什么影响，让向量库与文件保持同步，把检索、重排和只引原文的回答器串成一条链；
+# 核对了每一处引用，在验证集上选定了什么时候拒答，也用同样的办法核对了一个小模型。
 #
 # **延伸阅读。** Lewis 等 2020，*Retrieval-Augmented Generation*；Gao 等 2023，*ALCE*（可核对的引用）；
 # Es 等 2024，*RAGAS*；Greshake 等 2023（间接提示词注入）。

@@ -2,27 +2,27 @@
 # In this lesson you
 #
 # * turn the retriever of lesson 01 into an ONNX file and load it in ten lines without torch;
-# * prove that the file computes the same numbers, and measure what int8 costs and saves;
+# * check that the file computes the same numbers, and measure what int8 costs and saves;
 # * start an HTTP service, send it good and bad requests, and see how it batches them;
 # * read a load table (requests a second, p50, p99, memory) and the files that Triton needs.
-# %% [markdown] slug="objectives" lang="zh" of="454df22d"
+# %% [markdown] slug="objectives" lang="zh" of="aa62b3d7"
 # 这一课里，你会
 #
-# * 把第 01 课的检索模型变成一个 ONNX 文件，不用 torch，十行代码就能加载；
-# * 证明这个文件算出的数与原模型相同，再量一量 int8 省下什么、损失什么；
+# * 把第 01 课的检索器变成一个 ONNX 文件，不用 torch，十行代码就能加载；
+# * 核对这个文件算出的数与原模型是否相同，再量一量 int8 省下什么、损失什么；
 # * 启动一个 HTTP 服务，发送正确和错误的请求，看它怎样把请求合成一批；
 # * 读懂一张压测表（每秒请求数、p50、p99、内存），认识 Triton 需要的文件。
 # %% [markdown] slug="why" lang="en"
 # ## What a model needs in order to answer
 #
 # Training needs torch: gradients, optimisers, data loaders. Answering needs a tokenizer and one forward pass. Leaving
-# the rest out saves memory, seconds at every start, and packages to keep safe. The ranking must not change.
-# So each step below ends on a measurement.
-# %% [markdown] slug="why" lang="zh" of="17d59043"
+# the rest out saves memory, seconds at every start, and packages to update. The ranking must not change,
+# so each step below ends on a measurement.
+# %% [markdown] slug="why" lang="zh" of="25ce0356"
 # ## 回答问题时，模型需要什么
 #
 # 训练离不开 torch：梯度、优化器、数据加载。回答问题只需要分词器和一次前向计算。
-# 服务里少装一样东西，就少占一份内存，每次启动快几秒，也少一个要维护的软件包。
+# 其余的不装，能省内存，每次启动快几秒，要更新的软件包也少了。
 # 不能变的是排序结果，所以下面每一步都以测量收尾。
 # %% slug="load"
 from dataclasses import replace
@@ -40,10 +40,10 @@ model
 # ## Export
 #
 # torch runs the model once on two short texts and writes down every operation: a **computation graph**, in the
-# format ONNX. Pooling and scaling to length 1 are part of it, so nobody has to write them again and get them
+# ONNX format. Pooling and scaling to length 1 are part of it, so nobody has to write them again and get them
 # wrong. Batch size and length stay free. `to_onnx` then compares the file with the model and keeps nothing if they
 # differ by more than 0.0001.
-# %% [markdown] slug="export" lang="zh" of="6026030d"
+# %% [markdown] slug="export" lang="zh" of="52c7d459"
 # ## 导出
 #
 # torch 用两段短文本跑一遍模型，把每一步运算记下来，得到一张**计算图**（computation graph），以 ONNX 格式保存。
@@ -59,10 +59,10 @@ scratch = tempfile.TemporaryDirectory()
 folder = export.to_onnx(model, Path(scratch.name) / "retriever", int8=True)
 {file.name: f"{file.stat().st_size / 1e6:.1f} MB" for file in sorted(folder.iterdir())}
 # %% [markdown] slug="inside" lang="en"
-# What goes in are token ids and a mask; what comes out is one vector a text. In between there are a few kinds of
+# Token ids and a mask go in; one vector per text comes out. In between there are a few kinds of
 # standard operations. `onnx.json` says what the graph cannot: which prompt belongs before a query, how many tokens
 # are read, and how far the file was from the model when it was made.
-# %% [markdown] slug="inside" lang="zh" of="2b89b4c4"
+# %% [markdown] slug="inside" lang="zh" of="d3bf599b"
 # 输入是词元编号和掩码，输出是每段文本一个向量，中间只有几种标准运算。
 # 图里写不下的信息在 `onnx.json` 里：查询前要加什么提示词，最多读多少个词元，导出时文件与模型相差多少。
 # %% slug="look-inside"
@@ -168,17 +168,17 @@ table = experiment.compare(systems, city, baseline="torch")
 experiment.show(table)
 # %% [markdown] slug="read-quality" lang="en"
 # *ONNX fp32* has to equal *torch* in every metric. For *ONNX int8* read the interval: if it holds 0, these questions cannot
-# tell the two apart; its ends say how much could be lost at worst. Compare ms/query as well. The file is a quarter of
-# the size. All of this holds for this model and this processor: measure again on yours.
-# %% [markdown] slug="read-quality" lang="zh" of="02be7e20"
+# tell the two apart; its ends say how much may be lost or won. Compare ms/query as well, and the two
+# file sizes under *Export*. All of this holds for this model and this processor: measure again on yours.
+# %% [markdown] slug="read-quality" lang="zh" of="bd9da619"
 # *ONNX fp32* 的每个指标都应与 *torch* 相同。*ONNX int8* 要看置信区间：如果包含 0，这批问题就分不出两者的高下；
-# 区间两端说明最坏会差多少。再比一比 ms/query。文件只有原来的四分之一。
+# 区间两端说明可能损失多少，又可能提高多少。再比一比 ms/query，以及“导出”一节里两个文件的大小。
 # 这些结论只针对这个模型和这块处理器，换了环境要重新测。
 # %% [markdown] slug="mates" lang="en"
-# int8 has a side effect that is rarely mentioned. The scale of the numbers between the layers belongs to the whole **batch**, so
+# int8 has a side effect. The scale of the numbers between the layers belongs to the whole **batch**, so
 # a text's vector depends a little on its batch mates. In fp32 it does not.
-# %% [markdown] slug="mates" lang="zh" of="4942e49f"
-# int8 有一个很少有人提到的副作用：层间数值的缩放系数属于整**批**，所以一段文本的向量会随同批的其他文本略有变化。
+# %% [markdown] slug="mates" lang="zh" of="cf0c0d4e"
+# int8 有一个副作用：层间数值的缩放系数属于整**批**，所以一段文本的向量会随同批的其他文本略有变化。
 # fp32 没有这个问题。
 # %% slug="batch-mates"
 batch = [questions[0], *list(city.corpus.values())[:7]]
@@ -191,10 +191,10 @@ alone_and_together  # cosine of the same text's two vectors
 # ## A service
 #
 # `retrieval-lab serve --api --model FOLDER` answers over HTTP. `/embed` and `/rerank` take the requests of
-# text-embeddings-inference, `/v1/embeddings` those of OpenAI's clients, so programs written for either only change the
-# address. `/search` looks through a corpus and puts both prompts in for you. `Running` starts the service in a process of
+# text-embeddings-inference, `/v1/embeddings` those of OpenAI's clients, so a program written for either only needs a new
+# address. `/search` looks through a corpus and adds both prompts for you. `Running` starts the service in a process of
 # its own and stops it at the end of the block.
-# %% [markdown] slug="service" lang="zh" of="630d4893"
+# %% [markdown] slug="service" lang="zh" of="4b804fbb"
 # ## 服务
 #
 # `retrieval-lab serve --api --model FOLDER` 通过 HTTP 回答请求。
@@ -238,13 +238,13 @@ with Running("--model", folder, "--int8") as service:
 #
 # Many clients send one short text each. Every run of the model has a fixed cost, however little it computes: each operation
 # is called, each thread woken. A batch pays it once. So the service takes what arrived while the model was busy as
-# its next batch; nobody waits for company. A batch is padded to its longest
+# its next batch: **dynamic batching**; no request waits for a batch to fill. A batch is padded to its longest
 # text, so texts of like length should share one. Count what padding costs:
-# %% [markdown] slug="batching" lang="zh" of="2cc31451"
+# %% [markdown] slug="batching" lang="zh" of="ea332ee0"
 # ## 把不同请求合成一批
 #
 # 许多客户端各发一段短文本。模型每跑一次都有固定开销，算得再少也省不掉：逐个调用运算，唤醒线程。合成一批，这笔开销只付一次。
-# 所以服务把模型忙碌期间到达的请求合成下一批，这叫**动态批处理**（dynamic batching）；谁也不必为了凑批而等待。
+# 所以服务把模型忙碌期间到达的请求合成下一批，这叫**动态批处理**（dynamic batching）；没有哪个请求要为了凑批而等待。
 # 一批要填充到其中最长的文本，长度相近的放在一起才划算。算算填充的代价：
 
 
@@ -268,13 +268,13 @@ choose(lengths, budget=64)  # the oldest, and those nearest to it in length
 # ## Under load
 #
 # Sixteen clients each send a question, wait, and send the next. **p50** is the time that half of the requests stay
-# under, **p99** that of all but one in a hundred: the one your users complain about. Clients and service share this
+# under, **p99** that of all but one in a hundred; users complain about this tail. Clients and service share this
 # machine's cores here.
-# %% [markdown] slug="load-test" lang="zh" of="4b769c11"
+# %% [markdown] slug="load-test" lang="zh" of="cedd02ef"
 # ## 压力测试
 #
 # 十六个客户端各发一个问题，等到回答再发下一个。
-# **p50** 是一半请求不超过的时间，**p99** 是一百个请求里九十九个不超过的时间，用户抱怨的往往是剩下的那一个。
+# **p50** 是一半请求不超过的时间，**p99** 是一百个请求里九十九个不超过的时间，用户抱怨的往往就是这条尾巴。
 # 这里客户端和服务共用这台机器的处理器。
 # %% slug="load-table"
 import pandas as pd
@@ -299,13 +299,13 @@ load.round(1)
 # %% [markdown] slug="read-load" lang="en"
 # Read the columns separately. *memory MB*: the whole process, with torch and transformers where torch computes. *requests/s*:
 # *torch* against *ONNX int8* is what the export brings; each row against its *no batching* is what batching brings. A run's
-# fixed cost decides that: look which of the two gains more. Four seconds on a machine that does other things:
+# fixed cost decides that: see which of the two gains more. These are four seconds on a machine that does other things too:
 # differences of ten per cent mean nothing. `benchmarks/serving.md` has a longer run.
-# %% [markdown] slug="read-load" lang="zh" of="4062810a"
+# %% [markdown] slug="read-load" lang="zh" of="8c6e2b93"
 # 分开读各列。*memory MB* 是整个进程的内存，用 torch 计算的两行包括 torch 和 transformers。
 # *requests/s*：*torch* 与 *ONNX int8* 相比，是导出带来的；各自与 *no batching* 那一行相比，是动态批处理带来的。
 # 后者取决于每次运行的固定开销：看看哪一个提高得更多。
-# 这只是在一台还做着别的事的机器上测了几秒，一成左右的差别说明不了什么。更长的测试见 `benchmarks/serving.md`。
+# 这只是在一台还忙着别的事的机器上测了四秒，一成左右的差别说明不了什么。更长的测试见 `benchmarks/serving.md`。
 
 
 # %% slug="ex-p99" tags=["exercise"]
@@ -322,14 +322,14 @@ check("p99", lambda: p99([*range(200, 0, -1)]), 198)
 # %% [markdown] slug="triton" lang="en"
 # ## Triton
 #
-# With GPUs and many models, NVIDIA's Triton server takes over: it loads a **model repository**, a folder a model. Ours has
+# With GPUs and many models, NVIDIA's Triton server takes over: it loads a **model repository**, one folder per model. Ours has
 # three: a tokenizer in Python, the graph, and an *ensemble* that joins them, so that clients send plain text. Every file
 # is parsed with Triton's own field names and compared with the graph before you deploy it.
-# %% [markdown] slug="triton" lang="zh" of="17296605"
+# %% [markdown] slug="triton" lang="zh" of="ad9cf98e"
 # ## Triton
 #
 # 有 GPU、模型又多的时候，就该用 NVIDIA 的 Triton 服务器了。它加载一个**模型仓库**（model repository），一个模型一个文件夹。
-# 我们的仓库有三个：Python 写的分词器、计算图，以及把两者接起来的 *ensemble*，客户端直接发文本即可。
+# 我们的仓库里有三个：Python 写的分词器、计算图，以及把两者接起来的 *ensemble*，客户端直接发文本即可。
 # 部署之前，每个文件都按 Triton 的字段名解析过，并与计算图核对过。
 # %% slug="triton-files"
 from retrieval_lab import triton
@@ -340,11 +340,11 @@ for path in sorted(repository.rglob("*")):
         print(path.relative_to(repository))
 print((repository / "retriever_graph" / "config.pbtxt").read_text())
 # %% [markdown] slug="order" lang="en"
-# A common rule orders the ways by speed: *TensorRT with Triton*, then *ONNX Runtime with Triton*, then *PyTorch with FastAPI*.
-# Your table holds the step that a CPU can measure, torch against ONNX Runtime behind the same FastAPI. The upper
-# two need a GPU and were not measured here; `triton.repository(..., tensorrt=True)` writes the configuration.
-# Start it with `tritonserver --model-repository FOLDER`, in an image that also has `tokenizers`.
-# %% [markdown] slug="order" lang="zh" of="2fe17494"
+# A rule of thumb orders the ways by speed: *TensorRT with Triton*, then *ONNX Runtime with Triton*, then *PyTorch
+# with FastAPI*. Your table holds the step that a CPU can measure, torch against ONNX Runtime behind the same FastAPI.
+# The upper two need a GPU and were not measured here; `triton.repository(..., tensorrt=True)` writes the
+# configuration. Start it with `tritonserver --model-repository FOLDER`, in an image that also has `tokenizers`.
+# %% [markdown] slug="order" lang="zh" of="9807459a"
 # 常见的经验按速度排序：*TensorRT + Triton* 最快，*ONNX Runtime + Triton* 其次，*PyTorch + FastAPI* 最慢。
 # 你的表里有 CPU 上测得出的那一步：同一个 FastAPI 后面，torch 对比 ONNX Runtime。
 # 上面两级需要 GPU，这里没有测；`triton.repository(..., tensorrt=True)` 会写好配置。
@@ -352,17 +352,17 @@ print((repository / "retriever_graph" / "config.pbtxt").read_text())
 # %% [markdown] slug="recap" lang="en"
 # ## Recap
 #
-# You exported a fine-tuned retriever with pooling inside, loaded it without torch, proved its numbers equal, quantised weights
-# by hand and measured int8 with an interval, ran a service that answers rude requests politely, saw batching and p99 under
-# load, and wrote the files for Triton. On the command line: `retrieval-lab export MODEL --to onnx --int8`, then
-# `retrieval-lab serve --api --model runs/onnx/MODEL --int8`.
+# You exported a fine-tuned retriever with pooling inside, loaded it without torch, checked its numbers against the
+# model's, quantised weights by hand and measured int8 with an interval, ran a service that answers rude requests
+# politely, saw batching and p99 under load, and wrote the files for Triton. On the command line: `retrieval-lab
+# export MODEL --to onnx --int8`, then `retrieval-lab serve --api --model runs/onnx/MODEL --int8`.
 #
 # **Further reading.** Jacob et al. 2018, *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 # Inference*; Dettmers et al. 2022, *LLM.int8()* (why single large activations spoil a scale).
-# %% [markdown] slug="recap" lang="zh" of="0a655360"
+# %% [markdown] slug="recap" lang="zh" of="f4654888"
 # ## 回顾
 #
-# 你导出了微调过的检索模型，池化也在图里；不用 torch 就加载了它，并证明数值相同；
+# 你导出了微调过的检索器，池化也在图里；不用 torch 就加载了它，并与原模型核对了数值；
 # 亲手量化了权重，用置信区间衡量了 int8；运行了一个对无理请求也回答得清清楚楚的服务；看到了动态批处理的作用和压力下的 p99；还生成了 Triton 的文件。
 # 命令行里是 `retrieval-lab export MODEL --to onnx --int8`，再 `retrieval-lab serve --api --model runs/onnx/MODEL --int8`。
 #

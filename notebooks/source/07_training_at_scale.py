@@ -12,17 +12,17 @@
 # * 逐行检查一份训练文件，并且每轮重新抽取负例；
 # * 用一份配置文件跑完一次训练，用验证集挑出最好的一轮；
 # * 验证梯度累积不会增加负例，再写出能增加负例的办法（GradCache）；
-# * 中途打断一次训练再接着跑，得到每一位都相同的权重；
+# * 中途打断一次训练再接着跑，得到逐位相同的权重；
 # * 用两个进程一起训练，并读懂训练医生对四次有毛病的训练说了什么。
 # %% [markdown] slug="file" lang="en"
 # ## A file, line by line
 #
-# What costs training projects most time is data that is silently misread. So the whole file is checked before a model
+# A line that is misread in silence shows only after training, if at all. So the whole file is checked before a model
 # is loaded. Of these four lines one is right.
-# %% [markdown] slug="file" lang="zh" of="1c99369e"
+# %% [markdown] slug="file" lang="zh" of="6a66cb3c"
 # ## 文件要逐行看
 #
-# 训练项目里最费时间的，是数据被悄悄读错。所以加载模型之前，先检查整份文件。
+# 数据悄悄读错了，要到训练完才看得出来，甚至一直看不出来。所以加载模型之前，先检查整份文件。
 # 下面四行里只有一行没问题。
 # %% slug="bad-file"
 import tempfile
@@ -66,13 +66,13 @@ epochs
 # ## One configuration
 #
 # The same settings work in a YAML file, on the command line and in a notebook. The names other projects use are
-# understood too: `lr` is `learning_rate`. YAML itself reads `1e-4` as text; here it is a number. A name that nobody
-# knows is refused with the nearest one, because a misspelt setting that is ignored costs a night.
-# %% [markdown] slug="config" lang="zh" of="1ff16320"
+# understood too: `lr` is `learning_rate`. YAML itself reads `1e-4` as text; here it is a number. An unknown
+# name is refused, with the nearest known one, because a misspelt setting that is ignored can cost a night.
+# %% [markdown] slug="config" lang="zh" of="4875f3a7"
 # ## 一份配置
 #
 # 同样的设置可以写在 YAML 文件里、命令行上或 notebook 里。别的项目的叫法也认得：`lr` 就是 `learning_rate`。
-# YAML 会把 `1e-4` 读成文本，这里读成数。没人认识的名字会被拒绝，并告诉你最接近的是哪个：拼错的设置若被忽略，可能白跑一夜。
+# YAML 会把 `1e-4` 读成文本，这里读成数。不认识的名字会被拒绝，并告诉你最接近的是哪个：拼错的设置若被忽略，可能白跑一夜。
 # %% slug="config-code"
 from retrieval_lab.training import Config
 
@@ -112,7 +112,8 @@ check("n_negatives", lambda: [n_negatives(*s) for s in settings], [7, 15, 15, 31
 # Look at the gradients themselves: eight pairs, once as one batch, once as four batches of two whose gradients are
 # accumulated. If the two were the same, you could train with a batch of 1,024 on any laptop.
 # %% [markdown] slug="gradients" lang="zh" of="2679ca16"
-# 直接看梯度：同样八对，一次当作一批，一次分成四批、每批两对再累积。如果两者相同，任何笔记本都能用 1,024 的批来训练。
+# 直接看梯度：同样八对文本，一次当作一批，一次分成四批、每批两对，再累积梯度。
+# 如果两者相同，随便一台笔记本电脑都能用大小为 1,024 的批来训练。
 # %% slug="gradients-code"
 import torch
 from sentence_transformers.sentence_transformer import losses
@@ -153,8 +154,8 @@ round(cosine(one_batch.flatten(), accumulated.flatten(), dim=0).item(), 3)
 # 2. keep the gradient of the loss with respect to each **vector**;
 # 3. encode piece by piece again, with a graph, and send each vector's gradient back through it.
 #
-# It is the chain rule cut in two, paid with a second forward pass. Fill in step 3.
-# %% [markdown] slug="gradcache" lang="zh" of="026687ea"
+# This is the chain rule, cut in two; the price is a second forward pass. Fill in step 3.
+# %% [markdown] slug="gradcache" lang="zh" of="ad7f975f"
 # ## GradCache：分小块，负例一个不少
 #
 # 方向并不相同。占内存的是编码器的计算图，向量本身很小。于是：
@@ -275,7 +276,7 @@ table[["model", "loss", "rows", "steps", "before", "after", "seconds", "peak_mb"
 #
 # 长时间的训练总会中断：磁盘满了，机器被收回，电脑合上了盖子。
 # 检查点（checkpoint）里存着权重、优化器的动量、学习率的进度、随机数的状态和数据读到的位置。
-# 用一个随机的小模型可以看出什么都没漏：在第 5 步停下再接着跑，权重和没有中断的一次每一位都相同。
+# 用一个随机的小模型可以看出什么都没漏：在第 5 步停下再接着跑，权重与没有中断的那次逐位相同。
 # %% slug="resume-code"
 import shutil
 
@@ -355,16 +356,17 @@ gigabytes = {
 pd.DataFrame(gigabytes).round(2)
 # %% [markdown] slug="memory-read" lang="en"
 # GB in each of 8 processes, without activations. Read the column of your model from the top and take the first row that
-# fits: what is split has to be sent around, by stage 3 half as much again as by DDP. DDP is right for every encoder in this course. With LoRA the gradient and the
+# fits: what is split has to be sent around, and stage 3 sends half as much again as DDP. DDP is enough for every encoder in
+# this course. With LoRA the gradient and the
 # moments exist for the adapters only, so a 7B model needs little more than its weights.
-# %% [markdown] slug="memory-read" lang="zh" of="b74e09f2"
+# %% [markdown] slug="memory-read" lang="zh" of="37c39dbb"
 # 表里是 8 个进程中每个进程所需的 GB 数，不含激活值。
 # 在你的模型那一列从上往下看，用第一个装得下的：拆开的东西要靠通信凑齐，阶段 3 的通信量比 DDP 多一半。
 # 本课程里的编码器用 DDP 就够了。用 LoRA 时，只有适配器才有梯度和动量，所以 7B 模型比权重本身多占不了多少。
 # %% [markdown] slug="launch" lang="en"
-# FSDP has to know which class the model stacks its layers of. It is found by looking at the model, and written into the
+# FSDP has to know the class of the model's layers. It is found by looking at the model, and written into the
 # file that `accelerate launch --config_file` reads. Files for DDP, FSDP and ZeRO 1-3 lie in `configs/accelerate`.
-# %% [markdown] slug="launch" lang="zh" of="a9f695fa"
+# %% [markdown] slug="launch" lang="zh" of="8eed34a7"
 # FSDP 需要知道模型的各层属于哪个类。这可以从模型本身看出来，再写进 `accelerate launch --config_file` 读取的文件。
 # DDP、FSDP 和 ZeRO 1-3 的文件都在 `configs/accelerate` 里。
 # %% slug="launch-code"
@@ -437,7 +439,7 @@ sick("columns", labelled.add_column("label", [0.0] * len(rows)))
 # how much of a learning rate of 1e-5 survives:
 # %% [markdown] slug="doctor-read" lang="zh" of="853d95cd"
 # 第二种最容易被忽略：新版 transformers 按保存时的精度加载模型，所以许多模型的权重一加载就是 bf16。
-# 小于权重约 0.4% 的更新会丢失。看看学习率为 1e-5 时还剩下多少：
+# 小于权重约 0.4 % 的更新会丢失。看看学习率为 1e-5 时还剩下多少：
 # %% slug="half-by-hand"
 torch.manual_seed(0)
 weights = torch.randn(100_000) * 0.05  # about the size of an encoder's weights
@@ -453,14 +455,14 @@ kept
 #
 # You had a file checked before anything was loaded, trained from one configuration with the best epoch kept, showed
 # that accumulation adds no negatives and wrote GradCache, continued a stopped run to the same bits, matched two
-# processes with one, and read the doctor's findings. All entries of its book are in the README's FAQ.
+# processes with one, and read the doctor's findings. The README's FAQ has all its entries.
 #
 # **Further reading.** Gao et al. 2021 (GradCache); Rajbhandari et al. 2020 (ZeRO); Zhao et al. 2023 (FSDP);
 # Micikevicius et al. 2018 (mixed precision).
-# %% [markdown] slug="recap" lang="zh" of="8f400c57"
+# %% [markdown] slug="recap" lang="zh" of="e16de649"
 # ## 回顾
 #
 # 你在加载模型之前检查了训练文件，用一份配置完成训练并留下最好的一轮；验证了梯度累积不增加负例，写出了 GradCache；
-# 把中断的训练接着跑到每一位都相同，让两个进程与一个进程的结果一致，也读懂了训练医生的诊断。它的全部条目都在 README 的常见问题里。
+# 把中断的训练接着跑到逐位相同，让两个进程与一个进程的结果一致，也读懂了训练医生的诊断。训练医生的全部条目都在 README 的常见问题里。
 #
 # **延伸阅读。** Gao 等 2021（GradCache）；Rajbhandari 等 2020（ZeRO）；Zhao 等 2023（FSDP）；Micikevicius 等 2018（混合精度）。
