@@ -38,7 +38,7 @@ def token_lengths(model, pairs: list[tuple[str, str]]) -> list[int]:
     return [len(row) for row in ids]
 
 
-SPARE = 2  # tokens: a word that a slice cuts in two may need more of them than before
+SPARE = 2  # tokens: a word that is cut in two may need more of them than before
 
 
 def slices(model, query: str, doc: str, overlap: int = 32) -> list[tuple[str, str]]:
@@ -56,7 +56,7 @@ def slices(model, query: str, doc: str, overlap: int = 32) -> list[tuple[str, st
     [119, 119]
     """
     limit = model.max_seq_length - model.tokenizer.num_special_tokens_to_add(pair=True)
-    asked, told = (_offsets(model, text) for text in (query, doc))
+    asked, told = (spans(model.tokenizer, text) for text in (query, doc))
     room = max(limit // 2, limit - len(asked))
     if len(told) <= room:
         return [(query, doc)]  # of an overlong query the tokenizer cuts the end
@@ -67,9 +67,10 @@ def slices(model, query: str, doc: str, overlap: int = 32) -> list[tuple[str, st
     return [(query, doc[told[start][0] : told[start + size - 1][1]]) for start in starts]
 
 
-def _offsets(model, text: str) -> list[tuple[int, int]]:
+def spans(tokenizer, text: str) -> list[tuple[int, int]]:
     """Where each token begins and ends in the text."""
-    return model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    options = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+    return tokenizer(text, **options)["offset_mapping"]
 
 
 def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int = 0):
@@ -94,7 +95,7 @@ def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int
     Raises
     ------
     ValueError
-        If n_docs is below 2 or above depth.
+        If n_docs is below 2 or above depth, or the first stage finds nothing but a query's best document, as BM25 may.
 
     Source: Gao et al. 2021, *Rethink Training of BERT Rerankers in Multi-Stage Retrieval Pipeline*; lesson 03.
     """
@@ -114,7 +115,15 @@ def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int
         grades = collection.qrels[query_id]
         best = max(grades, key=grades.get)
         ranked = sorted(run[query_id], key=lambda doc_id, scores=run[query_id]: -scores[doc_id])
-        hardest, *others = [doc_id for doc_id in ranked if doc_id != best]
+        others = [doc_id for doc_id in ranked if doc_id != best]
+        if not others:
+            raise ValueError(
+                say(
+                    en=f"{first.name} finds no document for query {query_id!r} ({query[:40]!r}) but its answer; use a first stage that always finds some, e.g. search.Dense",
+                    zh=f"对查询 {query_id!r}（{query[:40]!r}），{first.name} 除答案外没找到别的文档；换一个总能找到文档的第一阶段，例如 search.Dense",
+                )
+            )
+        hardest, *others = others
         doc_ids = [best, hardest, *rng.sample(others, min(n_docs - 2, len(others)))]
         labels = [grades.get(doc_id, 0) / top for doc_id in doc_ids]
         lists.append({"query": query, "document": [collection.corpus[d] for d in doc_ids], "label": labels})
