@@ -363,7 +363,7 @@ float(np.mean(in_reach))
 # listwise 训练只管同一个查询内部的先后：所有得分都加 5，损失不变。所以“0.8”还不是概率。
 # 拿验证集的文本对来看：这篇是不是答案（等级 2 或 3），sigmoid 又说是多少？
 # %% slug="reliability-before"
-pairs = [(q, d) for q, docs in rescored.items() for d in docs]
+pairs = [(q, d) for q, docs in rescored.items() for d in list(docs)[: demo.DEPTH]]
 dev_logits = np.array([rescored[q][d] for q, d in pairs])
 answers = np.array([dev.qrels[q].get(d, 0) >= 2 for q, d in pairs])
 said = 1 / (1 + np.exp(-dev_logits))
