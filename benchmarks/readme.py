@@ -50,12 +50,14 @@ def demo_table(lang: str) -> list[list[str]]:
 
 
 def lesson_table(file: str, slug: str, lang: str) -> list[list[str]]:
-    """The table that a cell of a committed notebook shows."""
+    """The table that a cell of a committed notebook shows; no rows where the notebook has not been run."""
     from bs4 import BeautifulSoup
 
     notebook = json.loads((ROOT / "notebooks" / lang / f"{file}.ipynb").read_text(encoding="utf-8"))
     cell = next(cell for cell in notebook["cells"] if cell["metadata"].get("slug") == slug)
     pages = [output["data"]["text/html"] for output in cell["outputs"] if "text/html" in output.get("data", {})]
+    if not pages:
+        return []
     table = BeautifulSoup("".join(pages[-1]), "html.parser").find("table")
     rows = [[cell.get_text(strip=True) for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
     head, *body = [row for row in rows if len(row) > 2]
@@ -75,7 +77,8 @@ def filled(text: str, lang: str) -> str:
         if name == "demo":
             table = markdown(demo_table(lang))
         elif name in LESSONS:
-            table = markdown(lesson_table(*LESSONS[name], lang))
+            rows = lesson_table(*LESSONS[name], lang)
+            table = markdown(rows) if rows else ""
         elif name == "faq":
             table = training_faq.markdown(lang).strip()
         elif (HERE / f"{name}.md").is_file():

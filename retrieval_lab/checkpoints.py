@@ -21,8 +21,7 @@ FREE = {
     "report_to",
     "logging_steps",
     "save_total_limit",
-    "train_dataset",
-    "val_dataset",
+    "train_dataset",  # its content counts, by its hash
 }
 
 
@@ -85,6 +84,13 @@ def start(config, data_hash: str) -> str | None:
 
 
 def _same_run(folder: Path, now: dict) -> None:
+    if not (folder / "run.json").is_file():
+        raise ValueError(
+            say(
+                en=f"{folder} holds checkpoints without run.json, so another program wrote them; choose another output_dir",
+                zh=f"{folder} 里的检查点没有 run.json，是别的程序写的；换一个 output_dir",
+            )
+        )
     before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     changed = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
     if changed:

@@ -76,14 +76,17 @@ def _family(model) -> tuple[str, list[str]]:
         return "embedding", ["sentence_embedding"]
     raise ValueError(
         say(
-            en=f"{type(model).__name__} of this kind cannot be exported; use an encoder that pools over its prompt, a MultiVectorEncoder, or an encoder CrossEncoder with one output (decoder rerankers: serve them with an LLM server)",
-            zh=f"这种 {type(model).__name__} 不能导出；可以导出的是：池化时包含提示词的编码器、MultiVectorEncoder、只有一个输出的编码器式 CrossEncoder（解码器重排器用大模型服务部署）",
+            en=f"{type(model).__name__} of this kind can be neither exported nor served by us; use an encoder that pools over its prompt, a MultiVectorEncoder, or an encoder CrossEncoder with one output (decoder rerankers: serve them with an LLM server)",
+            zh=f"这种 {type(model).__name__} 不能导出，也不能在这里部署；可以用的是：池化时包含提示词的编码器、MultiVectorEncoder、只有一个输出的编码器式 CrossEncoder（解码器重排器用大模型服务部署）",
         )
     )
 
 
 def _is_encoder(model) -> bool:
-    return getattr(model[0], "transformer_task", "") != "text-generation"
+    """Whether the model reads a pair as its tokenizer joins it; a decoder's prompt is made outside of the tokenizer."""
+    joined = model.tokenizer("a", "b")["input_ids"]
+    generates = getattr(model[0], "transformer_task", "") == "text-generation"
+    return not generates and model.preprocess([("a", "b")])["input_ids"][0].tolist() == joined
 
 
 def _leaves_prompt_out(model) -> bool:

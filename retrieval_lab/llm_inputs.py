@@ -5,6 +5,7 @@ Taught in lesson 04; `llm` scores what is made here.
 from collections.abc import Iterator, Sequence
 
 from retrieval_lab import batching
+from retrieval_lab.reranker_data import SPARE, spans
 
 
 def prompt_ids(model, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
@@ -27,13 +28,10 @@ def fitted(model, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return [_cut(model.tokenizer, query, document, max(room, 0)) for query, document in pairs]
 
 
-SPARE = 2  # tokens: a word that is cut in two may need more of them than before
-
-
 def _cut(tokenizer, query: str, document: str, room: int) -> tuple[str, str]:
     if len(query.encode()) + len(document.encode()) <= room:  # no text has more tokens than bytes
         return query, document
-    asked, told = (_spans(tokenizer, text) for text in (query, document))
+    asked, told = (spans(tokenizer, text) for text in (query, document))
     if len(asked) > room // 2:
         asked = asked[: max(room // 2, room - len(told))]
         query = query[: asked[-1][1]] if asked else ""
@@ -42,25 +40,18 @@ def _cut(tokenizer, query: str, document: str, room: int) -> tuple[str, str]:
     return query, document
 
 
-def _spans(tokenizer, text: str) -> list[tuple[int, int]]:
-    """Where each token begins and ends in the text."""
-    options = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
-    return tokenizer(text, **options)["offset_mapping"]
-
-
 def fit_data(model, data):
-    """A training dataset whose texts are cut as `score` cuts them; see `fitted`."""
+    """A training dataset whose texts are cut as `score` cuts them, see `fitted`; of a row's cut queries the shortest stays."""
     if model.tokenizer.truncation_side == "right":
         return data
     columns = [name for name in data.column_names if name == "document" or name.startswith(("positive", "negative"))]
 
     def cut(row):
         found = {name: row[name] if isinstance(row[name], list) else [row[name]] for name in columns}
-        short = {
-            name: [text for _, text in fitted(model, [(row["query"], t) for t in texts])]
-            for name, texts in found.items()
-        }
-        return {name: texts if isinstance(row[name], list) else texts[0] for name, texts in short.items()}
+        short = {name: fitted(model, [(row["query"], text) for text in texts]) for name, texts in found.items()}
+        query = min((query for pairs in short.values() for query, _ in pairs), key=len)
+        docs = {name: [text for _, text in pairs] for name, pairs in short.items()}
+        return {"query": query} | {n: texts if isinstance(row[n], list) else texts[0] for n, texts in docs.items()}
 
     return data.map(cut, desc="cut", load_from_cache_file=False)
 

@@ -14,6 +14,8 @@ from retrieval_lab import corpora, embedding, formats, lexical
 from retrieval_lab.corpora import Collection
 from retrieval_lab.profiles import say
 
+PROMPT = "prompt_for_query"  # column of rows that bring their own prompt
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -57,7 +59,7 @@ def mine_hard_negatives(model, data, corpus: list[str], n: int = 1, *, filters: 
 
     Returns
     -------
-    datasets.Dataset with ``query, positive, negative_1 .. negative_n``, hardest first
+    datasets.Dataset with ``query, positive, negative_1 .. negative_n``, hardest first; the rows keep their ``prompt_for_query``
 
     Raises
     ------
@@ -70,16 +72,19 @@ def mine_hard_negatives(model, data, corpus: list[str], n: int = 1, *, filters: 
 
     filters = filters or Filters()
     _check(data, n, filters)
+    columns = [name for name in ("query", "positive", PROMPT) if name in data.column_names]
     positives = known_answers(data, known)
     texts = list(dict.fromkeys([*corpus, *data["positive"]]))
     found = _candidates(model, positives, texts, filters)
     kept = []
-    for query, positive in zip(data["query"], data["positive"], strict=True):
+    for values in zip(*(data[name] for name in columns), strict=True):
+        query, positive = values[:2]
         limit = filters.limit(found[query][positive])
         allowed = [t for t, cosine in found[query].items() if cosine <= limit and t not in positives[query]]
         chosen = _judged(query, allowed, n, filters)
         if len(chosen) == n:
-            kept.append({"query": query, "positive": positive} | {f"negative_{i}": t for i, t in enumerate(chosen, 1)})
+            hard = {f"negative_{i}": text for i, text in enumerate(chosen, 1)}
+            kept.append(dict(zip(columns, values, strict=True)) | hard)
     _report(len(kept), len(data), n)
     return Dataset.from_list(kept)
 
@@ -171,6 +176,8 @@ def write(data, path: str | Path) -> None:
     """Rows of `mine_hard_negatives` as a training file of format "triplet", one JSON object a line."""
     negatives = [name for name in data.column_names if name.startswith("negative_")]
     rows = [{"query": r["query"], "pos": [r["positive"]], "neg": [r[name] for name in negatives]} for r in data]
+    if PROMPT in data.column_names:
+        rows = [row | {PROMPT: text} for row, text in zip(rows, data[PROMPT], strict=True)]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 

@@ -85,7 +85,8 @@ async def _guard(request: Request, call_next):
             {"detail": say(en="cross-site requests are refused", zh="不接受来自其他网站的请求")}, 403, HEADERS
         )
     length = request.headers.get("content-length", "")
-    if request.method == "POST" and not length.isdigit():
+    # A body in chunks has no length that holds; some servers take it beside a declared one.
+    if request.method == "POST" and (not length.isdigit() or "transfer-encoding" in request.headers):
         return JSONResponse({"detail": say(en="Content-Length is missing", zh="缺少 Content-Length")}, 411, HEADERS)
     if length.isdigit() and int(length) > MAX_UPLOAD + 10_000:  # the form around the file
         return JSONResponse({"detail": _too_large()}, 413, HEADERS)
@@ -169,14 +170,13 @@ def _too_large() -> str:
 
 
 async def _upload(file: UploadFile, request: Request) -> dict:
-    state, name = request.app.state, PurePosixPath((file.filename or "").replace("\\", "/")).name[:100]
+    state, path = request.app.state, PurePosixPath((file.filename or "").replace("\\", "/"))
+    name = path.name[-100:]  # its end says the type
     if PurePosixPath(name).suffix.lower() not in LOADERS:
         raise HTTPException(415, say(en=f"{name}: only {' '.join(LOADERS)}", zh=f"{name}：只收 {' '.join(LOADERS)}"))
     content = await file.read(MAX_UPLOAD + 1)
     if len(content) > MAX_UPLOAD:
         raise HTTPException(413, _too_large())
-    if len(state.uploads) >= MAX_FILES and name not in state.uploads:
-        raise HTTPException(409, say(en=f"{MAX_FILES} files are here already", zh=f"已经有 {MAX_FILES} 个文件了"))
     try:
         changes = await run_in_threadpool(_taken_in, state, name, content)
     except ValueError as problem:
@@ -186,6 +186,8 @@ async def _upload(file: UploadFile, request: Request) -> dict:
 
 def _taken_in(state, name: str, content: bytes) -> rag.Changes:
     with state.lock:
+        if len(state.uploads) >= MAX_FILES and name not in state.uploads:
+            raise HTTPException(409, say(en=f"{MAX_FILES} files are here already", zh=f"已经有 {MAX_FILES} 个文件了"))
         changes = state.assistant.add(name, content)
         state.uploads[name] = changes.added + changes.kept
         return changes

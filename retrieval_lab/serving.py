@@ -94,6 +94,10 @@ class Service:
                     "Validation",
                     f"text {i} has {len(encoding.ids)} tokens, {backend.name} reads {backend.max_seq_length}; split it, or send truncate: true",
                 )
+        n_tokens = sum(len(encoding.ids) for encoding in encodings)
+        if n_tokens > self.limits.max_waiting:  # it would never fit, so 429 and "try again" would be a lie
+            most = self.limits.max_waiting
+            raise RefusedError(413, "Validation", f"{n_tokens} tokens in one request, at most {most}; send several")
         return encodings
 
     async def search(self, query: str, top_k: int, rerank: bool) -> list[dict]:

@@ -43,40 +43,40 @@ def load(name: str | Path, family: str = "embedding", int8: bool = False) -> Bac
     Raises
     ------
     ValueError
-        If the exported model is of another family, or int8 is asked of a model that was not exported.
+        If the model is of another family, or int8 is asked of a model that was not exported.
     """
-    if (Path(name) / onnx_models.CARD).is_file():
-        return _of_onnx(Path(name), family, int8)
-    if int8:
+    exported = (Path(name) / onnx_models.CARD).is_file()
+    if int8 and not exported:
         raise ValueError(
             say(
                 en=f"int8 needs an exported folder, and {name} is none: `retrieval-lab export {name} --to onnx --int8 --output-dir DIR`",
                 zh=f"int8 需要先导出，而 {name} 不是导出的文件夹：`retrieval-lab export {name} --to onnx --int8 --output-dir DIR`",
             )
         )
-    return _of_torch(name, family)
-
-
-def _of_onnx(folder: Path, family: str, int8: bool) -> Backend:
-    model = onnx_models.load(folder, int8)
-    if model.family != family:
+    backend = _of_onnx(Path(name), int8) if exported else _of_torch(name)
+    if backend.family != family:
         raise ValueError(
             say(
-                en=f"{folder} holds a model of family {model.family!r}; {family!r} is needed here",
-                zh=f"{folder} 里的模型属于 {model.family!r}，这里需要 {family!r}",
+                en=f"{name} holds a model of family {backend.family!r}; {family!r} is needed here",
+                zh=f"{name} 里的模型属于 {backend.family!r}，这里需要 {family!r}",
             )
         )
+    return backend
+
+
+def _of_onnx(folder: Path, int8: bool) -> Backend:
+    model = onnx_models.load(folder, int8)
 
     def forward(encodings: list) -> np.ndarray:
         found = model.forward(encodings)
-        if family == "embedding":
+        if model.family == "embedding":
             return found["sentence_embedding"]
         return np.stack([found["scores"], found["logits"]], axis=1)
 
     return Backend(
         name=folder.name,
         runtime="onnx int8" if int8 else "onnx fp32",
-        family=family,
+        family=model.family,
         max_seq_length=model.max_seq_length,
         tokens=model.tokens,
         forward=forward,
@@ -86,31 +86,33 @@ def _of_onnx(folder: Path, family: str, int8: bool) -> Backend:
     )
 
 
-def _of_torch(name: str | Path, family: str) -> Backend:
-    from sentence_transformers import CrossEncoder
+def _of_torch(name: str | Path) -> Backend:
+    from retrieval_lab import export_card
 
-    from retrieval_lab import embedding, models
-
-    model = embedding.load(name) if family == "embedding" else CrossEncoder(str(models.resolve(name)))
-    return of_model(model.eval(), Path(name).name)
+    return of_model(export_card.load(name).eval(), Path(name).name)
 
 
 def of_model(model, name: str) -> Backend:
-    """A backend around a SentenceTransformer or a CrossEncoder that is already there."""
-    import torch
-    from sentence_transformers import CrossEncoder
+    """A backend around a SentenceTransformer or a CrossEncoder that is already there.
 
-    reranks = isinstance(model, CrossEncoder)
+    Raises
+    ------
+    ValueError
+        If more than a tokenizer stands before the model, as the prompt of a decoder reranker does.
+    """
+    import torch
+
+    from retrieval_lab import export_card
+
+    card = export_card.describe(model)
     tokenizers = {truncate: _tokenizer(model, truncate) for truncate in (True, False)}
-    example = model.preprocess([("a", "b")] if reranks else ["a"])
-    names = [key for key in ("input_ids", "attention_mask", "token_type_ids") if key in example]
 
     def forward(encodings: list) -> np.ndarray:
-        arrays = onnx_models.padded(encodings, names, model.tokenizer.pad_token_id)
+        arrays = onnx_models.padded(encodings, card["inputs"], card["pad_id"])
         features = {key: torch.from_numpy(values).to(model.device) for key, values in arrays.items()}
         with torch.inference_mode():
             found = model(features)
-            if reranks:
+            if card["family"] == "reranker":
                 logits = found["scores"].squeeze(-1)
                 return torch.stack([model.activation_fn(logits), logits], dim=1).cpu().numpy()
             return torch.nn.functional.normalize(found["sentence_embedding"], dim=-1).cpu().numpy()
@@ -118,17 +120,16 @@ def of_model(model, name: str) -> Backend:
     def tokens(texts: list, truncate: bool = True) -> list:
         return tokenizers[truncate].encode_batch(list(texts))
 
-    prompts = {key: text or "" for key, text in (model.prompts or {}).items()}
     return Backend(
         name=name,
         runtime="torch",
-        family="reranker" if reranks else "embedding",
-        max_seq_length=model.max_seq_length,
+        family=card["family"],
+        max_seq_length=card["max_seq_length"],
         tokens=tokens,
         forward=forward,
-        dim=None if reranks else model.get_embedding_dimension(),
-        prompts=prompts,
-        task_prompts=onnx_models.task_prompts(prompts),
+        dim=card.get("dim"),
+        prompts=card["prompts"],
+        task_prompts=card["task_prompts"],
     )
 
 

@@ -95,7 +95,7 @@ class Guard:
 
     async def _body(self, scope, receive) -> bytes:
         """The whole body; one over the limit is read on, up to a point, and refused."""
-        limit, chunks, size = self.limits.max_body_bytes, [], 0
+        limit, body, size = self.limits.max_body_bytes, bytearray(), 0
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         too_large = declared.isdigit() and int(declared) > limit
         while True:
@@ -104,12 +104,13 @@ class Guard:
                 raise ClientGoneError
             size += len(message.get("body", b""))
             too_large = too_large or size > limit
-            chunks = [] if too_large else [*chunks, message.get("body", b"")]
+            if not too_large:
+                body += message.get("body", b"")
             if not message.get("more_body") or size > limit * DRAINED:
                 break
         if too_large:
             raise RefusedError(413, "Validation", f"the body is larger than {limit} bytes; send fewer or shorter texts")
-        return b"".join(chunks)
+        return bytes(body)
 
 
 def _replayed(body: bytes, receive):

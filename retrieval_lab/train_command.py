@@ -40,7 +40,8 @@ def _load_scalar(config: Config):
 
     named = {name: getattr(config, name) for name in ("query_format", "document_format", "seq", "special_token")}
     given = {name: value for name, value in named.items() if value is not None}
-    return llm_scalar.load(config.model_name_or_path, num_labels=config.num_labels, seed=config.seed, **given)
+    given |= {"max_seq_length": config.max_seq_length or 512, "num_labels": config.num_labels, "seed": config.seed}
+    return llm_scalar.load(config.model_name_or_path, **given)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def fit(model, data, loss, config: Config, *, evaluator=None, callbacks=(), **ar
     Raises
     ------
     ValueError
-        If the columns do not fit the loss, or ``output_dir`` holds checkpoints that this run would mix with.
+        If the columns do not fit the loss, ``output_dir`` holds checkpoints that this run would mix with, or settings about
+        evaluations contradict each other.
     TrainingError
         If the gradient becomes NaN or infinite.
 
@@ -142,7 +143,14 @@ def _early_stopping(config: Config, evaluator):
     from transformers import EarlyStoppingCallback
 
     patience = config.early_stopping_patience
-    return EarlyStoppingCallback(patience) if evaluator and patience else None
+    if patience and (evaluator is None or config.eval_strategy == "no"):
+        raise ValueError(
+            say(
+                en=f"early_stopping_patience={patience} counts evaluations, and none will be made; set val_dataset, and eval_strategy to epoch or steps",
+                zh=f"early_stopping_patience={patience} 按评估次数计，而这里不会评估；设置 val_dataset，并把 eval_strategy 设为 epoch 或 steps",
+            )
+        )
+    return EarlyStoppingCallback(patience) if patience else None
 
 
 def _redraw(data):

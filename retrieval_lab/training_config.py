@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from retrieval_lab import setting_names
 from retrieval_lab.profiles import say
 
 Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]  # 1 would be read as a number of steps
 Count = Annotated[int, Field(ge=1)]
 Strategy = Literal["no", "epoch", "steps"]
 Dims = Annotated[list[Count] | None, BeforeValidator(setting_names.numbers)]
@@ -49,7 +49,7 @@ class Config(BaseModel):
     model_type: str = "embedding"  # embedding, colbert, reranker or llm; bert_encoder and llm_decoder are rerankers
     train_dataset: Text = None  # a training file, see `formats`
     val_dataset: Text = None  # the same format; the best epoch is chosen by nDCG@10 on it
-    output_dir: str = "runs/latest"  # checkpoints, configuration, model
+    output_dir: Annotated[str, AfterValidator(os.path.expanduser)] = "runs/latest"  # checkpoints, configuration, model
     neg_nums: Count | None = (
         None  # hard negatives a row, for "embedding" drawn anew every epoch; None: 1, or none without any
     )

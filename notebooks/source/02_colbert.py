@@ -221,9 +221,9 @@ experiment.show(table)
 # %% slug="plot-after"
 ax = plots.comparison(table)
 # %% [markdown] slug="types" lang="en"
-# Which questions gain? Means by type of question; small groups, so read them as hints.
+# Which questions gain, and which lose? Means by type of question; small groups, so read them as hints.
 # %% [markdown] slug="types" lang="zh" of="c13e6f02"
-# 哪些问题受益？下面按问题类型取平均；每组数量不多，只能当作线索。
+# 哪些问题受益，哪些反而变差？下面按问题类型取平均；每组数量不多，只能当作线索。
 # %% slug="by-type"
 scores = pd.DataFrame(table.attrs["per_query"], index=list(city.queries))
 scores["type"] = [city.details[query_id]["type"] for query_id in city.queries]
@@ -274,12 +274,13 @@ experiment.show(table)
 # %% [markdown] slug="widget" lang="en"
 # ## Which tokens matched?
 #
-# Choose a passage (one answers, the other is its near-twin) and a query token. Without a running kernel you see a table
-# instead.
+# Choose a passage (one answers, the other is its near-twin) and a query token. Which passage has the larger sum, and which
+# tokens decide? Without a running kernel you see a table instead.
 # %% [markdown] slug="widget" lang="zh" of="aa5cbde4"
 # ## 哪些词元匹配上了？
 #
-# 先选一篇文档（一篇能回答，另一篇只是与它很像），再选一个查询词元。没有运行内核时，这里显示一张表。
+# 先选一篇文档（一篇能回答，另一篇只是与它很像），再选一个查询词元。哪一篇的总分更高，是哪些词元决定的？
+# 没有运行内核时，这里显示一张表。
 # %% slug="show-widget"
 from retrieval_lab.widgets import TokenMatches
 

@@ -184,7 +184,7 @@ function mark(citation, view) {
   }
 }
 
-const plain = (text) => text.replace(/[“”"‘’']/g, "'"); // one for one, so that places stay
+const plain = (text) => text.replace(/[“”"‘’']/g, "'").replace(/\[/g, "(").replace(/\]/g, ")"); // one for one, so that places stay
 
 async function upload() {
   const file = $("file").files[0];

@@ -171,7 +171,7 @@ def test_multi_vector_graph_equals_the_model_token_by_token(multi_vector, monkey
 
 def test_model_with_two_labels_is_refused(tmp_path, lang):
     model = CrossEncoder(str(tiny.folder("bert", tmp_path / "two")), num_labels=2, device="cpu")
-    words = {"en": "CrossEncoder of this kind cannot be exported; use an encoder", "zh": "这种 CrossEncoder 不能导出"}
+    words = {"en": "CrossEncoder of this kind can be neither exported nor served", "zh": "这种 CrossEncoder 不能导出"}
     with pytest.raises(ValueError, match=words[lang]):
         export.to_onnx(model, tmp_path / "out")
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 from sentence_transformers import CrossEncoder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from retrieval_lab import llm, llm_lora, llm_prompts, tiny
+from retrieval_lab import llm, llm_inputs, llm_lora, llm_prompts, tiny
 from retrieval_lab.training import Config
 
 LONG = "the tram runs every ten minutes. " * 40
@@ -179,6 +179,17 @@ def test_training_reads_a_first_document_as_scoring_does(tmp_path_factory, tmp_p
     data = Dataset.from_dict({"query": ["tram"], "positive": [LONG], "negative_1": ["b"]})
     llm.train(model, data, config(tmp_path, max_steps=1))
     assert texts(model, ("tram", LONG)) in [text.replace("<|endoftext|>", "") for text in read]
+
+
+def test_training_cuts_a_long_query_and_not_the_start_of_the_prompt(tmp_path_factory):
+    """The library would cut at the left: "Document: " and the document's first words."""
+    model = llm.load(folder(tmp_path_factory), prompt="en-short", max_seq_length=128)
+    query = "".join(f"q{i} " for i in range(200))
+    row = llm_inputs.fit_data(model, Dataset.from_dict({"query": [query], "document": [[LONG, "b"]]}))[0]
+    options = {"text": {"padding": False}, "common": {"return_tensors": None}}
+    read = model.preprocess([(row["query"], text) for text in row["document"]], processing_kwargs=options)["input_ids"]
+    assert model.tokenizer.decode(read[0]) == texts(model, (query, LONG))
+    assert model.tokenizer.decode(read[1]).startswith("Document: b\nQuery: q0 ")
 
 
 def test_room_that_a_short_document_leaves_goes_to_the_query(tmp_path_factory):

@@ -169,6 +169,15 @@ def test_written_file_is_a_training_file(model, tmp_path):
         assert {row["negative_1"], row["negative_2"]} == set(found)
 
 
+def test_rows_keep_their_own_prompts(model, tmp_path):
+    prompts = ["find: ", "", "", "see: "]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = mining.mine_hard_negatives(model, PAIRS.add_column("prompt_for_query", prompts), CORPUS, filters=OPEN)
+    mining.write(rows, tmp_path / "mined.jsonl")
+    assert formats.read(tmp_path / "mined.jsonl", "triplet")["prompt_for_query"][:] == prompts
+
+
 def test_command_writes_a_training_file(tmp_path, capsys):
     from retrieval_lab import cli
 

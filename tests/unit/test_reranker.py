@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder
 
-from retrieval_lab import fusion, reranker, reranker_data, tiny
+from retrieval_lab import fusion, lexical, reranker, reranker_data, tiny
 from retrieval_lab.corpora import Collection
 from retrieval_lab.training import Config
 
@@ -441,6 +441,13 @@ def test_candidates_are_what_the_first_stage_finds_with_the_best_document_in_fro
         assert sorted(row["document"][2:]) in (["B", "C"], ["B", "D"], ["C", "D"])  # drawn from the depth
         assert row["label"] == [labels[text] for text in row["document"]]
     assert reranker.candidates(Fixed("fab"), city, n_docs=2)[0]["document"] == ["F", "A"]
+
+
+def test_first_stage_that_finds_nothing_but_the_answer_is_named(lang):
+    city = Collection("city", "en", "train", "CC0", {"a": "tram", "b": "pool"}, {"q": "tram?"}, {"q": {"a": 3}})
+    words = {"en": "BM25 finds no document for query 'q'", "zh": "对查询 'q'（'tram\\?'），BM25 除答案外没找到"}
+    with pytest.raises(ValueError, match=words[lang]):
+        reranker.candidates(lexical.BM25(city), city, n_docs=2, depth=2)
 
 
 def test_seed_decides_the_draw():

@@ -3,12 +3,16 @@
 import asyncio
 import base64
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from retrieval_lab import export, serving, serving_backends, tiny
+from retrieval_lab import export, llm_scalar, serving, serving_backends, tiny
 from retrieval_lab.serving_guard import Guard, Metrics
 from retrieval_lab.serving_requests import Limits
 
@@ -208,21 +212,42 @@ def test_service_without_reranker_or_corpus_says_so(model):
 
 
 def test_overload_is_a_429_that_says_when_to_come_back(model):
-    limits = Limits(max_waiting=10)
-    with TestClient(serving.create_app(serving_backends.of_model(model, "tiny"), limits=limits)) as client:
-        found = client.post("/embed", json={"inputs": "a" * 50})
+    backend, busy, free = serving_backends.of_model(model, "tiny"), Event(), Event()
+
+    def forward(encodings):
+        busy.set()
+        free.wait(10)
+        return backend.forward(encodings)
+
+    asked = {"json": {"inputs": "tram"}}  # 6 tokens
+    app = serving.create_app(replace(backend, forward=forward), limits=Limits(max_waiting=10))
+    with TestClient(app) as client, ThreadPoolExecutor(2) as clients:
+        others = [clients.submit(client.post, "/embed", **asked)]
+        busy.wait(10)
+        others.append(clients.submit(client.post, "/embed", **asked))
+        while not app.state.service._batchers["embedding"].waiting_tokens:
+            time.sleep(0.001)
+        found = client.post("/embed", **asked)
+        free.set()
         assert found.status_code == 429 and found.headers["retry-after"] == "1"
         assert found.json() == {
-            "error": "0 tokens are waiting, at most 10 may; try again in a second",
+            "error": "6 tokens are waiting, at most 10 may; try again in a second",
             "error_type": "Overloaded",
         }
+        assert [other.result().status_code for other in others] == [200, 200]
+
+
+def test_request_that_could_never_wait_is_too_large(model):
+    with TestClient(
+        serving.create_app(serving_backends.of_model(model, "tiny"), limits=Limits(max_waiting=10))
+    ) as client:
+        found = client.post("/embed", json={"inputs": ["a" * 7, "b"]})  # and [CLS] and [SEP] of each
+        assert found.status_code == 413 and "12 tokens in one request, at most 10" in found.json()["error"]
         assert client.post("/embed", json={"inputs": "a"}).status_code == 200
 
 
 @pytest.mark.parametrize("problem", [MemoryError, TimeoutError])  # a model's timeout is not a slow client's
 def test_model_that_fails_gives_a_500_and_the_service_lives(model, problem):
-    from dataclasses import replace
-
     backend = serving_backends.of_model(model, "tiny")
 
     def forward(encodings):
@@ -293,6 +318,20 @@ def test_backend_of_another_family_is_refused(exported_reranker, lang):
     words = {"en": "holds a model of family 'reranker'; 'embedding' is needed here", "zh": "这里需要 'embedding'"}
     with pytest.raises(ValueError, match=words[lang]):
         serving_backends.load(exported_reranker)
+
+
+def test_reranker_whose_prompt_no_tokenizer_makes_is_refused(tmp_path, lang):
+    model = llm_scalar.load(tiny.chat_folder("llama", tmp_path))
+    words = {"en": "CrossEncoder of this kind can be neither exported nor served", "zh": "也不能在这里部署"}
+    with pytest.raises(ValueError, match=words[lang]):
+        serving_backends.of_model(model, "decoder")
+
+
+@pytest.mark.parametrize("made, family", [(tiny.encoder, "embedding"), (tiny.multi_vector_encoder, "multi_vector")])
+def test_model_that_scores_no_pairs_is_no_reranker(tmp_path, made, family):
+    made().save_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match=f"holds a model of family '{family}'; 'reranker' is needed here"):
+        serving_backends.load(tmp_path, "reranker")
 
 
 def test_int8_of_a_model_that_was_not_exported_is_refused(tmp_path, lang):

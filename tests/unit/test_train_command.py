@@ -74,6 +74,13 @@ def test_each_family_trains_from_the_command_line(tmp_path, capsys, name):
     assert "ndcg@10" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["llm", "llm_decoder"])
+def test_decoder_reads_as_many_tokens_as_configured(tmp_path, name):
+    saved(tmp_path)
+    config = Config(model_type=name, model_name_or_path=str(tmp_path / "decoder"), max_len=600)
+    assert train_command.FAMILIES[name].load(config).max_seq_length == 600
+
+
 def test_lengths_of_queries_and_documents_are_kept_apart_and_saved(tmp_path):
     from sentence_transformers import SentenceTransformer
 

@@ -1,5 +1,7 @@
 """The configuration of training: what it refuses, what it hands on, and what it undoes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -71,6 +73,7 @@ def test_unknown_name_is_refused():
         ("num_train_epochs", 0),
         ("per_device_train_batch_size", 0),
         ("warmup_ratio", 1.5),
+        ("warmup_ratio", 1),
         ("weight_decay", -0.1),
         ("max_seq_length", 0),
         ("learning_rate", "fast"),
@@ -79,6 +82,11 @@ def test_unknown_name_is_refused():
 def test_impossible_value_is_refused(field, value):
     with pytest.raises(ValidationError, match=field):
         Config(**{field: value})
+
+
+def test_output_folder_in_the_home_folder_is_the_trainers():
+    config = Config(output_dir="~/run")
+    assert config.output_dir == TrainingArguments(**config.arguments()).output_dir == str(Path.home() / "run")
 
 
 def test_number_written_as_text_is_read_as_a_number():

@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer import losses
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
-from retrieval_lab import formats, run_log, tiny, training
+from retrieval_lab import checkpoints, formats, run_log, tiny, training
 from retrieval_lab.training import Config
 
 
@@ -187,6 +187,16 @@ def test_training_stops_when_the_score_stops_rising(tmp_path):
     assert len(evaluator.weights) == 4
 
 
+@pytest.mark.parametrize("changes", [{}, {"eval_strategy": "no"}])
+def test_patience_without_evaluations_is_refused(tmp_path, lang, changes):
+    words = {"en": "early_stopping_patience=2 counts evaluations, and none will be made", "zh": "而这里不会评估"}
+    with pytest.raises(ValueError, match=words[lang]):
+        if changes:
+            evaluated(tmp_path, [0.1, 0.5], early_stopping_patience=2, **changes)
+        else:
+            saved(tmp_path, early_stopping_patience=2)
+
+
 def test_model_is_in_eval_mode_while_evaluated_by_the_librarys_evaluator(tmp_path):
     from retrieval_lab import evaluators
 
@@ -250,10 +260,12 @@ def test_best_checkpoint_is_never_pruned(tmp_path):
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-3"}
 
 
+SAVED = {"epoch": 2, "batch_size": 6, "save_strategy": "epoch"}
+
+
 def saved(tmp_path, **changes):
     model = tiny.encoder()
-    settings = {"epoch": 2, "batch_size": 6, "save_strategy": "epoch"} | changes
-    fit(model, labelled(), losses.CosineSimilarityLoss(model), config(tmp_path, **settings))
+    fit(model, labelled(), losses.CosineSimilarityLoss(model), config(tmp_path, **SAVED | changes))
     return model
 
 
@@ -272,6 +284,23 @@ def test_run_is_not_continued_with_other_settings(tmp_path, lang):
     }
     with pytest.raises(ValueError, match=words[lang]):
         saved(tmp_path, resume=True, lr=0.2)
+
+
+def test_run_is_not_continued_with_another_validation_file(tmp_path):
+    """The best epoch would be chosen among scores of two files."""
+    saved(tmp_path)
+    with pytest.raises(ValueError, match=r"val_dataset: None -> 'other.jsonl'"):
+        checkpoints.start(
+            config(tmp_path, **SAVED, resume=True, val_dataset="other.jsonl"), run_log.data_hash(labelled())
+        )
+
+
+def test_checkpoints_of_another_program_are_not_continued(tmp_path, lang):
+    saved(tmp_path)
+    (tmp_path / "run" / "run.json").unlink()
+    words = {"en": "checkpoints without run.json", "zh": "检查点没有 run.json"}
+    with pytest.raises(ValueError, match=words[lang]):
+        saved(tmp_path, resume=True)
 
 
 def test_run_that_resumes_without_a_checkpoint_starts(tmp_path):
