@@ -222,7 +222,7 @@ experiment.show(table)
 ax = plots.comparison(table)
 # %% [markdown] slug="types" lang="en"
 # Which questions gain, and which lose? Means by type of question; small groups, so read them as hints.
-# %% [markdown] slug="types" lang="zh" of="c13e6f02"
+# %% [markdown] slug="types" lang="zh" of="96d7940d"
 # 哪些问题受益，哪些反而变差？下面按问题类型取平均；每组数量不多，只能当作线索。
 # %% slug="by-type"
 scores = pd.DataFrame(table.attrs["per_query"], index=list(city.queries))
@@ -276,7 +276,7 @@ experiment.show(table)
 #
 # Choose a passage (one answers, the other is its near-twin) and a query token. Which passage has the larger sum, and which
 # tokens decide? Without a running kernel you see a table instead.
-# %% [markdown] slug="widget" lang="zh" of="aa5cbde4"
+# %% [markdown] slug="widget" lang="zh" of="0f530309"
 # ## 哪些词元匹配上了？
 #
 # 先选一篇文档（一篇能回答，另一篇只是与它很像），再选一个查询词元。哪一篇的总分更高，是哪些词元决定的？
