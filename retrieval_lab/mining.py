@@ -98,9 +98,11 @@ def known_answers(data, known: dict[str, set[str]] | None = None) -> dict[str, s
 
 
 def answers(collection: Collection) -> dict[str, set[str]]:
-    """Query -> every document with a grade above 0: partial answers are no negatives either."""
+    """Query -> every document that answers it, from the grade that counts as relevant (`Collection.relevant`) up."""
     return {
-        collection.queries[query_id]: {collection.corpus[doc_id] for doc_id, grade in judged.items() if grade > 0}
+        collection.queries[query_id]: {
+            collection.corpus[d] for d, grade in judged.items() if grade >= collection.relevant
+        }
         for query_id, judged in collection.qrels.items()
     }
 

@@ -56,7 +56,7 @@ def load(name: str | Path, seed: int = 0):
         raise ValueError(
             say(
                 en=f"{name} has {model.num_labels} outputs: it sorts pairs into classes, and a reranker gives one score; load its encoder instead",
-                zh=f"{name} 有 {model.num_labels} 个输出，是给句对分类的；重排器只给一个分数，换一个模型，或只用它的编码器",
+                zh=f"{name} 有 {model.num_labels} 个输出，是给文本对分类的；重排器只给一个分数，换一个模型，或只用它的编码器",
             )
         )
     return model

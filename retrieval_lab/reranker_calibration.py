@@ -30,7 +30,7 @@ def threshold(scores, labels) -> float:
     from sklearn.metrics import precision_recall_curve
 
     if not np.any(labels):
-        raise ValueError(say(en="no label is true; give pairs of both kinds", zh="没有一个标签为真；两类句对都要有"))
+        raise ValueError(say(en="no label is true; give pairs of both kinds", zh="没有一个标签为真；两类文本对都要有"))
     precision, recall, cuts = precision_recall_curve(labels, scores)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     return float(cuts[np.argmax(f1[:-1])])  # the last point is recall 0, without a cut
@@ -59,7 +59,7 @@ def calibrate(model, scores, labels):
     from sklearn.linear_model import LogisticRegression
 
     if len(set(map(bool, labels))) < 2:
-        raise ValueError(say(en="all labels are equal; give pairs of both kinds", zh="标签全都一样；两类句对都要有"))
+        raise ValueError(say(en="all labels are equal; give pairs of both kinds", zh="标签全都一样；两类文本对都要有"))
     scores = np.asarray(scores, float).reshape(-1, 1)
     unit = scores.std() or 1.0  # the solver stops early where a step is small against 1
     fitted = LogisticRegression(C=1e6).fit(scores / unit, np.asarray(labels, bool))

@@ -56,7 +56,7 @@ import torch
 
 texts = {
     "en": ("How much is a day ticket?", "A day ticket costs 6 crowns."),
-    "zh": ("一日票多少钱？", "一日票的票价是 6 克朗。"),
+    "zh": ("一日票多少钱？", "一日票的票价是 6 元。"),
 }
 query, doc = texts[LANG]
 pair = untrained.tokenizer(query, doc, return_tensors="pt")
