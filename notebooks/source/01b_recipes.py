@@ -158,12 +158,12 @@ for name, value in example.items():
 
 
 # %% [markdown] slug="read-false" lang="en"
-# So many "negatives" carry a grade: 3 or 2 means that they answer, fully or in part, 1 that they are near-twins of
-# the answer. Read the example: if it answers, training would push the question away from its own answer. Real
-# collections have few judgements, so filters have to guess. A common one drops every candidate whose cosine comes
-# within 5 % of the positive's.
-# %% [markdown] slug="read-false" lang="zh" of="d11f9225"
-# 有这么多“负例”带着相关等级：3 或 2 表示完全或部分能回答，1 表示与答案很像。读一读上面的例子：如果它能回答，照这样训练，问题就会被推离自己的答案。
+# So many "negatives" answer, fully or in part (grade 3 or 2); training would push the question away from its own answer.
+# Near-twins (grade 1) do not answer and are what you want. Real collections have few judgements, so filters have to
+# guess. A common one drops every candidate whose cosine comes within 5 % of the positive's.
+# %% [markdown] slug="read-false" lang="zh" of="c5749d6f"
+# 有这么多“负例”其实完全或部分能回答（等级 3 或 2），照这样训练，问题就会被推离自己的答案。
+# 与答案极像、但答不了的（等级 1）才是想要的负例。
 # 真实的数据集标注很少，只能靠过滤来猜。常用的一种：余弦达到正例的 95 % 以上的候选，一律不要。
 # %% slug="ex-allowed" tags=["exercise"]
 def allowed(cosines, positive, percent=0.95):  # which may become negatives
@@ -174,10 +174,10 @@ def allowed(cosines, positive, percent=0.95):  # which may become negatives
 check("allowed", lambda: allowed([0.79, 0.77, 0.5], positive=0.8), [0.5])
 # %% [markdown] slug="careful-text" lang="en"
 # $0.95 \times 0.8 = 0.76$, so 0.79 and 0.77 are too close. The package's filter gives the same limit. Now mine with care:
-# with the filter, and with all graded passages ruled out. A `judge`, for example a cross-encoder, could look at what is left.
-# %% [markdown] slug="careful-text" lang="zh" of="b1b37be9"
+# with the filter, and with all known answers ruled out. A `judge`, for example a cross-encoder, could look at what is left.
+# %% [markdown] slug="careful-text" lang="zh" of="4840ee34"
 # $0.95 \times 0.8 = 0.76$，所以 0.79 和 0.77 都太近了。包里的过滤器给出同样的界限。
-# 再仔细地挖一次：加上过滤，并排除所有带相关等级的文档。剩下的还可以交给 `judge` 再看一遍，例如一个交叉编码器。
+# 再仔细地挖一次：加上过滤，并排除所有已知的答案。剩下的还可以交给 `judge` 再看一遍，例如一个交叉编码器。
 # %% slug="careful"
 assert abs(mining.Filters().limit(0.8) - 0.76) < 1e-9
 careful = mining.mine_hard_negatives(start(), pairs, passages, known=known)
