@@ -246,7 +246,7 @@ class GroupBatchSampler(DefaultBatchSampler):
         rng = random.Random(f"{self.seed}-{self.epoch}")
         batches = self._filled(rng)
         rng.shuffle(batches)
-        yield from batches + batches[: -len(batches) % self.world_size]  # as many for each process
+        yield from (batches * self.world_size)[: len(self)]  # as many for each process
 
     def _filled(self, rng: random.Random) -> list[list[int]]:
         batches: list[list[int]] = []

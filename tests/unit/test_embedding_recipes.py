@@ -147,6 +147,14 @@ def test_groups_stay_whole_or_are_cut_evenly_and_no_row_is_lost(batch_size):
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.parametrize("n_groups", [1, 2, 3, 4, 5])
+def test_each_process_gets_as_many_batches(monkeypatch, n_groups):
+    monkeypatch.setattr(embedding_recipes, "get_world_size", lambda: 4)
+    rows = range(2 * n_groups)
+    batches = list(GroupBatchSampler(rows, 2, groups=[row // 2 for row in rows], lengths=[1] * len(rows)))
+    assert len(batches) == (4 if n_groups < 5 else 8) and {row for batch in batches for row in batch} == set(rows)
+
+
 def test_unknown_loss_is_refused(config, lang):
     words = {
         "en": "loss_type='mse'; an embedding model has in_batch, kl",
