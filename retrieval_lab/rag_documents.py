@@ -146,11 +146,10 @@ def _pdf(content: bytes, name: str) -> list[Document]:
     from io import BytesIO
 
     from pypdf import PdfReader
-    from pypdf.errors import PyPdfError
 
     try:
         pages = [page.extract_text() for page in PdfReader(BytesIO(content)).pages]
-    except (PyPdfError, ValueError, KeyError, TypeError, OSError) as problem:  # what pypdf raises on broken files
+    except Exception as problem:  # on broken files pypdf raises nearly anything; the message says which file it was
         en, zh = f"no readable PDF ({problem})", f"不是可读的 PDF（{problem}）"
         raise _broken(name, en, zh, "save it again without a password", "去掉密码，重新保存") from None
     return [_document(_unwrapped(text), name, page=number) for number, text in enumerate(pages, 1)]

@@ -90,6 +90,7 @@ def test_lines_of_a_printed_column_are_joined():
         ("a.txt", "渡船".encode("gb18030"), "a.txt: not UTF-8 (byte 0); save it as UTF-8"),
         ("a.pdf", b"no pdf", "a.pdf: no readable PDF"),
         ("a.pdf", b"", "a.pdf: no readable PDF"),
+        ("a.pdf", pdf("x").replace(b"/Length", b"/Filter /Fla /Length"), "a.pdf: no readable PDF"),
         ("a.pdf", pdf(""), "a.pdf: it holds no text"),
         ("a.md", b" \n", "a.md: it holds no text"),
     ],
