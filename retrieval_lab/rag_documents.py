@@ -24,7 +24,7 @@ _SENTENCE_END = re.compile(
     r"(?<=[。！？!?])(?![”」』）)\"'’])|(?<=[。！？!?][”」』）)\"'’])|(?<=[.][\"'”’)])\s+|(?<=[.])\s+|\n"
 )
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|approx|St|Mr|Mrs|Ms|Dr|[A-Z])\.$")
-_HEADING = re.compile(r"(#{1,6})\s+(.+?)\s*#*$")
+_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 
 
 def load(path: str | Path) -> list[Document]:
@@ -254,7 +254,7 @@ def _sections(text: str) -> Iterator[tuple[int, str, str]]:
         match = None if in_code else _HEADING.match(line)
         if match:
             yield level, heading, "\n".join(lines)
-            level, heading, lines = len(match[1]), match[2], []
+            level, heading, lines = len(match[1]), match[2].rstrip().rstrip("#").rstrip(), []
         else:
             lines.append(line)
     yield level, heading, "\n".join(lines)

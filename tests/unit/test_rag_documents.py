@@ -51,6 +51,12 @@ def test_folder_is_read_whole_in_the_order_of_names_and_other_types_are_left(tmp
     assert found[2].page_content == "第三。"
 
 
+def test_line_of_blanks_takes_no_time():
+    """An expression that tries each blank anew takes minutes here."""
+    text = b"# a" + b" " * 100_000 + b"b ##"
+    assert load_bytes(text, "a.md")[0].metadata["title"] == "a" + " " * 100_000 + "b"
+
+
 def test_html_keeps_headings_rows_and_words_together_and_drops_scripts():
     page = b"""<html><head><title>Fees</title><style>p{}</style></head><body><nav>Home</nav><script>alert(1)</script>
     <h2>Boats &amp; <b>nets</b></h2><p>A <b>ten</b>-crown fee.</p><ul><li>one</li><li>two</li></ul></body></html>"""
