@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from retrieval_lab import batching
+from retrieval_lab import batching, formats
 from retrieval_lab.colbert_models import from_encoder, load
 from retrieval_lab.profiles import say
 from retrieval_lab.training import Config, fit
@@ -154,7 +154,8 @@ def train(model, data, config: Config | None = None, *, teacher_temperature: flo
     """Fine-tune on MaxSim by sentence-transformers' own trainer.
 
     The loss divides each score by the number of the query's tokens: the ranking stays the same, and the temperature means
-    what it means for one vector a text. Batches hold texts of like length; rows that share a text never meet in one.
+    what it means for one vector a text. Batches hold texts of like length; rows that share a text never meet in one. Where rows
+    have a prompt_for_query, that stands in place of the model's query prompt.
 
     Parameters
     ----------
@@ -182,13 +183,16 @@ def train(model, data, config: Config | None = None, *, teacher_temperature: flo
                 zh=f"loss_type={kind!r}；ColBERT 可用 {'、'.join(LOSSES)}",
             )
         )
+    own_prompts = "prompt_for_query" in data.column_names  # they take the place of the model's query prompt
+    data = formats.apply_prompts(data)
     data = data if kind == "in_batch" else one_row_a_query(data)
     columns = batching.checked_columns(data) if kind == "in_batch" else [c for c in data.column_names if c != "label"]
     with config.applied_to(model):  # lengths are counted after truncation
         sampler = batching.sampler(model, data, columns)
     data = data.select_columns(columns + ["label"] * (kind != "in_batch"))
     loss = _loss(model, kind, config, teacher_temperature)
-    return fit(model, data, loss, config, prompts=batching.prompts(model, columns), batch_sampler=sampler)
+    prompts = batching.prompts(model, [name for name in columns if name != "query" or not own_prompts])
+    return fit(model, data, loss, config, prompts=prompts, batch_sampler=sampler)
 
 
 def _loss(model, kind: str, config: Config, teacher_temperature: float):

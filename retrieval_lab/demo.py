@@ -112,20 +112,13 @@ def frozen_layers(model) -> int:
     return 0 if current().name == "full" else max(0, model.model.config.num_hidden_layers - 6)
 
 
-def reranker_queries(lang: str):
-    """The training questions of the cross-encoder: in FAST as many as it reads in three minutes; e5-small is twice as slow."""
-    profile = current()
-    n = {"en": 640, "zh": 420}[lang] if profile.name == "fast" else profile.n_train
-    return corpora.load("city_services", lang, "train").sample(n)
-
-
 def train_reranker(lang: str, base: Path, folder: Path, vectors=None):
     """A cross-encoder from the fine-tuned retriever's weights, trained on what that retriever confuses in the train split.
 
     ``vectors`` are the corpus' by that retriever, if they are there: all splits search the same passages.
     """
     profile = current()
-    train = reranker_queries(lang)
+    train = corpora.load("city_services", lang, "train").sample(profile.n_train)
     data = cross_encoder.candidates(search.Dense(embedding.load(base), train, vectors=vectors), train, CANDIDATES)
     model = cross_encoder.load(base)
     return cross_encoder.train(model, data, reranker_config(profile, folder), freeze_layers=frozen_layers(model))
@@ -150,7 +143,7 @@ def reranker(lang: str):
     """The fine-tuned cross-encoder of lesson 03, trained once, then loaded; it reranks what `retriever` finds."""
     base = _retriever_folder(lang)
     settings = reranker_config(current(), Path("runs/reranker"))
-    made_from = f"{base.name} {len(reranker_queries(lang).queries)} {CANDIDATES} {settings.model_dump_json(exclude_defaults=True)}"
+    made_from = f"{base.name} {CANDIDATES} {settings.model_dump_json(exclude_defaults=True)}"
     return cross_encoder.load(
         _kept(f"reranker-{lang}", made_from, lambda: train_reranker(lang, base, Path("runs/reranker")))
     )

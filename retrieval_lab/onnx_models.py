@@ -133,7 +133,7 @@ class Embedding(OnnxModel):
     def encode(self, texts: list[str], prompt: str = "", batch_size: int = 32) -> np.ndarray:
         """(n, dim) float32, rows of length 1."""
         vectors = np.zeros((len(texts), self.card["dim"]), np.float32)
-        for places, encodings in self.batched(self.tokens([prompt + text for text in texts]), batch_size):
+        for places, encodings in self.batched(self.tokens([prompt + text for text in _listed(texts)]), batch_size):
             vectors[places] = self.forward(encodings)["sentence_embedding"]
         return vectors
 
@@ -178,7 +178,7 @@ class MultiVector(OnnxModel):
     def _encode(self, texts: list[str], task: str, batch_size: int) -> list[np.ndarray]:
         vectors: list = [None] * len(texts)
         prompt = self.card["task_prompts"][task]
-        tokens = self._by_task[task].encode_batch([prompt + text for text in texts])
+        tokens = self._by_task[task].encode_batch([prompt + text for text in _listed(texts)])
         for places, encodings in self.batched(tokens, batch_size):
             if task == "query" and self.card["query_expansion"]:
                 found, masks = self._expanded(encodings)
@@ -203,6 +203,17 @@ class MultiVector(OnnxModel):
             rows["token_type_ids"].append(e.type_ids + [0] * (extra + rest))
             masks.append([1] * (len(e.ids) + extra) + [0] * rest)
         return self.run({name: np.array(rows[name], np.int64) for name in self.card["inputs"]}), masks
+
+
+def _listed(texts: list[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise ValueError(
+            say(
+                en=f"texts is one string ({texts[:30]!r}), which would be read letter by letter; give a list: [text]",
+                zh=f"texts 是一个字符串（{texts[:30]!r}），会被逐字拆开；要给列表：[text]",
+            )
+        )
+    return texts
 
 
 def padded(encodings: list, names: list[str], pad_id: int) -> dict[str, np.ndarray]:

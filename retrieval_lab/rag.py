@@ -176,9 +176,22 @@ class Assistant:
         self.thresholds = {k: calibrate(self.retriever(k), lang, by.get(k, "cosine")) for k in RETRIEVERS}
 
     def add(self, name: str, content: bytes, size: int = 200) -> Changes:
-        """Take a file into the store; the same name again replaces what it held before."""
+        """Take a file into the store; the same name again replaces what it held before.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read (`rag_documents.load_bytes`) or holds headings only.
+        """
         documents = rag_documents.load_bytes(content, name)
         chunks = rag_documents.split(documents, size, length=rag_documents.token_counter(self.model))
+        if not chunks:
+            raise ValueError(
+                say(
+                    en=f"{name} holds headings without text; write the text below them",
+                    zh=f"{name} 里只有标题，没有正文；在标题下写上正文",
+                )
+            )
         changes = ingest(self.store, chunks, scope="sources")
         self._words = WordRetriever(chunks=chunks_in(self.store), k=POOL)
         return changes

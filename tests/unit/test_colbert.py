@@ -421,6 +421,15 @@ def test_loss_is_the_one_written_by_hand(kind):
     assert found.item() == pytest.approx(loss_by_hand(model, data[:], kind).item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["in_batch", "distill"])
+def test_prompt_of_a_row_takes_the_place_of_the_models_query_prompt(tmp_path, kind):
+    data, settings = rows() if kind == "in_batch" else scored_rows(), config(tmp_path, max_steps=1, loss_type=kind)
+    ours, other = (colbert.from_encoder(tiny.encoder(prompts=PROMPTS | new)) for new in ({}, {"query": "find: "}))
+    colbert.train(ours, data.add_column("prompt_for_query", ["find: "] * len(data)), settings)
+    colbert.train(other, data, settings)
+    assert all(torch.equal(one, two) for one, two in zip(ours.parameters(), other.parameters(), strict=True))
+
+
 def test_training_brings_the_answer_up(tmp_path):
     data, model = rows(24), colbert.from_encoder(tiny.encoder(prompts=PROMPTS))
 

@@ -1,6 +1,7 @@
 """Exported graphs against the models that they were made from, read by plain onnxruntime and tokenizers."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -100,6 +101,12 @@ def test_graph_that_differs_is_refused_and_the_earlier_one_kept(quantised, tmp_p
         export.to_onnx(model, tmp_path, tolerance=0.0)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert (tmp_path / "model.onnx").read_text() == "earlier"
+
+
+def test_one_string_is_not_read_letter_by_letter(quantised, lang):
+    words = {"en": "texts is one string ('tram')", "zh": "texts 是一个字符串（'tram'）"}
+    with pytest.raises(ValueError, match=re.escape(words[lang])):
+        onnx_models.load(quantised[1]).encode_query("tram")
 
 
 def test_parity_sees_a_graph_of_other_weights(quantised):
