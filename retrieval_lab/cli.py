@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--teacher", required=True, help="a saved reranker, or a model by alias, hub id or folder")
     distill.add_argument("--output", default="runs/distill/teacher.jsonl", help="lines of query, pos and pos_scores")
     distill.add_argument("--temperature", type=float, default=1.0, help="above 1: less extreme scores")
+    distill.add_argument(
+        "--centred", action="store_true", help="for a teacher trained on lists, whose scores have no zero"
+    )
     distill.add_argument("--student", help="train this encoder on the scores")
     distill.add_argument("--student-dir", default="runs/distill/student", help="where the student is saved")
     distill.set_defaults(run=_distill)
@@ -194,7 +197,7 @@ def _distill(options) -> int:
 
     candidates = distill.from_file(options.file)
     model, score = distill.teacher(options.teacher)
-    rows = distill.label(model, candidates, score, options.temperature)
+    rows = distill.label(model, candidates, score, options.temperature, centred=options.centred)
     path = distill.write(rows, options.output)
     count = sum(len(row["pos"]) for row in rows)
     print(

@@ -67,7 +67,9 @@ def from_file(path: str | Path) -> Candidates:
     return [(query, list(texts)) for query, texts in found.items()]
 
 
-def label(model, candidates: Candidates, score: Callable, temperature: float = 1.0) -> list[dict]:
+def label(
+    model, candidates: Candidates, score: Callable, temperature: float = 1.0, *, centred: bool = False
+) -> list[dict]:
     """Lines {"query", "pos", "pos_scores"} with the teacher's scores as probabilities, best first.
 
     Parameters
@@ -75,6 +77,8 @@ def label(model, candidates: Candidates, score: Callable, temperature: float = 1
     model, score : a reranker, and the function that turns (model, pairs) into one logit a pair
     candidates : of `from_run` or `from_file`
     temperature : logits are divided by it before the sigmoid; above 1 keeps a very sure teacher from saying 0 and 1 only
+    centred : subtract the mean of all logits first. For a teacher trained on lists: its loss never saw where zero is, and far
+        from zero the sigmoid makes all scores alike
 
     Raises
     ------
@@ -101,6 +105,7 @@ def label(model, candidates: Candidates, score: Callable, temperature: float = 1
                 zh=f"教师给第 {bad} 对（{pairs[bad][0][:40]!r}）的得分是 {logits[bad]}；拿它训练会毁掉学生模型",
             )
         )
+    logits -= logits.mean() if centred else 0.0
     probabilities = iter((1 / (1 + np.exp(-logits / temperature))).round(6).tolist())
     rows = [
         (query, sorted(((next(probabilities), t) for t in texts), key=lambda item: -item[0]))

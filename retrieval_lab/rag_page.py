@@ -2,11 +2,11 @@
 Taught in lesson 05.
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import PurePosixPath
-from threading import Lock
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -61,7 +61,7 @@ def app(assistant: rag.Assistant, hosts: Sequence[str] = LOCAL) -> FastAPI:
 
     static = files("retrieval_lab") / "static"
     page = FastAPI(title="Retrieval Lab", docs_url=None, redoc_url=None, openapi_url=None)
-    page.state.assistant, page.state.lock, page.state.uploads = assistant, Lock(), {}
+    page.state.assistant, page.state.lock, page.state.uploads = assistant, asyncio.Lock(), {}
     page.middleware("http")(_guard)
     page.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     page.get("/", response_class=HTMLResponse)(lambda: (static / "rag.html").read_text(encoding="utf-8"))
@@ -111,39 +111,56 @@ def _ask(question: Question, request: Request) -> StreamingResponse:
     state = request.app.state
     if question.rerank and state.assistant.score is None:
         raise HTTPException(422, say(en="this server has no reranker", zh="这个服务没有重排器"))
-    lines = _lines(state.assistant.chain(question.retriever, question.rerank), question.question, state.lock)
-    return StreamingResponse(_stopped_with_reader(lines), media_type="application/x-ndjson")
+    lines = _lines(state.assistant.chain(question.retriever, question.rerank), question.question)
+    return _Stream(_in_turn(lines, state.lock), media_type="application/x-ndjson")
 
 
-async def _stopped_with_reader(lines: Iterator[str]) -> AsyncIterator[str]:
-    """The lines from a thread; when the reader goes away the generator is closed, which frees the lock."""
+class _Stream(StreamingResponse):
+    """Closed when its reader has gone: starlette would leave that to the garbage collector, and the lock taken meanwhile."""
+
+    async def __call__(self, scope, receive, send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.body_iterator.aclose()
+
+
+async def _in_turn(lines: Iterator[str], lock: asyncio.Lock) -> AsyncIterator[str]:
+    """The lines from a thread, one question after the other; when the reader goes away the next one's turn comes.
+
+    A question waits here and not in a thread: there are forty, and the one that is being answered needs them too.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await lock.acquire()
+    except TimeoutError:
+        yield _line({"error": say(en="too many questions at once; try again", zh="同时提问的人太多，稍后再试")})
+        yield _line({"done": True, "abstained": False})
+        return
     try:
         async for line in iterate_in_threadpool(lines):
             yield line
     finally:
         lines.close()
+        lock.release()
 
 
-def _lines(chain, question: str, lock: Lock) -> Iterator[str]:
+def _line(part: dict) -> str:
+    return json.dumps(part, ensure_ascii=False) + "\n"
+
+
+def _lines(chain, question: str) -> Iterator[str]:
     """One JSON object a line, as the chain goes: documents, pieces of the answer, citations; or an error."""
     answer = ""
-    if not lock.acquire(timeout=PATIENCE):
-        yield (
-            json.dumps({"error": say(en="too many questions at once; try again", zh="同时提问的人太多，稍后再试")})
-            + "\n"
-        )
-        return
     try:
         for part in chain.stream(question):
             answer += part.get("answer", "")
             if shown := _shown(part):
-                yield json.dumps(shown, ensure_ascii=False) + "\n"
+                yield _line(shown)
     except Exception as problem:  # a chat server may raise anything; the page says it, and the log has the rest
         logging.getLogger(__name__).exception("the answer to %r failed", question)
-        yield json.dumps({"error": f"{type(problem).__name__}: {problem}"}, ensure_ascii=False) + "\n"
-    finally:
-        lock.release()
-    yield json.dumps({"done": True, "abstained": is_refusal(answer)}) + "\n"
+        yield _line({"error": f"{type(problem).__name__}: {problem}"})
+    yield _line({"done": True, "abstained": is_refusal(answer)})
 
 
 def _shown(part: dict) -> dict:
@@ -177,17 +194,12 @@ async def _upload(file: UploadFile, request: Request) -> dict:
     content = await file.read(MAX_UPLOAD + 1)
     if len(content) > MAX_UPLOAD:
         raise HTTPException(413, _too_large())
-    try:
-        changes = await run_in_threadpool(_taken_in, state, name, content)
-    except ValueError as problem:
-        raise HTTPException(422, str(problem)) from None
-    return {"name": name, "chunks": changes.added + changes.kept}
-
-
-def _taken_in(state, name: str, content: bytes) -> rag.Changes:
-    with state.lock:
+    async with state.lock:
         if len(state.uploads) >= MAX_FILES and name not in state.uploads:
             raise HTTPException(409, say(en=f"{MAX_FILES} files are here already", zh=f"已经有 {MAX_FILES} 个文件了"))
-        changes = state.assistant.add(name, content)
+        try:
+            changes = await run_in_threadpool(state.assistant.add, name, content)
+        except ValueError as problem:
+            raise HTTPException(422, str(problem)) from None
         state.uploads[name] = changes.added + changes.kept
-        return changes
+    return {"name": name, "chunks": state.uploads[name]}

@@ -360,22 +360,25 @@ llm_scalar.formats(headed)
 # candidates once, as probabilities, and trains the small one to rank by them: no labels are needed. `retrieval-lab
 # distill` does both steps in a terminal; the file between them has the graded format of every other training file here.
 #
-# Both students start from the fine-tuned retriever's weights and see the same pairs: one with the teacher's scores, one with
-# the labels.
-# %% [markdown] slug="distil" lang="zh" of="e78f70c8"
+# Both students start from lesson 03's cross-encoder (*before*) and see the same pairs: one with the teacher's scores, one
+# with the labels. The teacher was trained on lists, so its logits have an order but no zero: `centred` subtracts their
+# mean, or the sigmoid would call every document 0.99.
+# %% [markdown] slug="distil" lang="zh" of="59c54c02"
 # ## 蒸馏
 #
 # 读一对文本，小的交叉编码器比语言模型快好几倍。
 # **知识蒸馏**（knowledge distillation）先让大模型给候选打一遍分，换算成概率，再训练小模型照着排：不需要人工标注。
 # 在终端里，`retrieval-lab distill` 一条命令做完这两步；中间的文件就是本仓库训练文件通用的分级格式。
 #
-# 两个学生模型都从微调过的检索器出发，看到的文本对也相同：一个学教师模型的打分，一个学标注。
+# 两个学生模型都从第 03 课的交叉编码器出发（*before*），看到的文本对也相同：一个学教师模型的打分，一个学标注。
+# 教师模型是在列表上训练的，logit 只有先后，没有零点：`centred` 减去它们的均值，否则经过 sigmoid 每篇都是 0.99。
 # %% slug="label"
 from retrieval_lab import distill
 
 train = corpora.load("city_services", lang, "train").sample(n_teach)
 asked = first.search(train.queries, 10)
-rows = distill.label(tuned, distill.from_run(asked, train), llm.score)
+asked = distill.from_run(asked, train)
+rows = distill.label(tuned, asked, llm.score, centred=True)
 path = distill.write(rows, "runs/llm_reranker/teacher.jsonl")
 soft = formats.read(path)
 print(soft)
@@ -384,9 +387,10 @@ soft["label"][:5]
 from retrieval_lab import reranker
 
 start = "runs/llm_reranker/start"
-demo.retriever(lang).save_pretrained(start)
-settings = {"num_train_epochs": 1, "per_device_train_batch_size": 2}
-settings |= {"max_seq_length": 112, "learning_rate": 2e-4}
+before = demo.reranker(lang)
+before.save_pretrained(start)
+settings = {"num_train_epochs": 1, "per_device_train_batch_size": 1}
+settings |= {"max_seq_length": 112, "learning_rate": 5e-5}
 student_config = Config(output_dir="runs/student", loss_type="listwise", **settings)
 grades = {
     (train.queries[q], train.corpus[d]): grade / 3
@@ -399,7 +403,8 @@ hard = hard.add_column("label", [grades.get(pair, 0.0) for pair in pairs])
 student = reranker.train(reranker.load(start), soft, student_config)
 on_labels = reranker.train(reranker.load(start), hard, student_config)
 # %% slug="distil-table"
-small = {"student of the LLM": student, "student on labels": on_labels}
+small = {"before": before, "student of the LLM": student}
+small["student on labels"] = on_labels
 for label, model in small.items():
     system = search.Reranked(first, model, city, depth=10)
     runs[label] = system.scores(city.queries, found)
@@ -414,11 +419,11 @@ experiment.show(table.join(costs))
 # Does the student follow its teacher? Kendall's tau counts, for each query, how many pairs of candidates both put in the
 # same order: 1 for all, 0 for as many as by chance.
 #
-# Alt text: two rows of dots, one dot a query, with the mean of each row; further right means closer agreement.
-# %% [markdown] slug="agreement" lang="zh" of="f78676cf"
+# Alt text: three rows of dots, one dot a query, with the mean of each row; further right means closer agreement.
+# %% [markdown] slug="agreement" lang="zh" of="17c22a7d"
 # 学生模型排得和教师模型一样吗？肯德尔 τ（Kendall's tau）在每个查询里数一数，有多少对候选的先后，两个模型排得相同：全部相同为 1，与随机无异为 0。
 #
-# 图示：两行圆点，每个点是一个查询，并标出每行的均值；越靠右，两者越一致。
+# 图示：三行圆点，每个点是一个查询，并标出每行的均值；越靠右，两者越一致。
 # %% slug="plot-agreement"
 import matplotlib.pyplot as plt
 import numpy as np

@@ -28,6 +28,17 @@ def test_temperature_softens():
     assert soft[1] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-6)
 
 
+def test_teacher_without_a_zero_is_centred():
+    def far(model, pairs):
+        return by_length(model, pairs) + 50.0
+
+    plain, centred = (distill.label(None, ROWS, far, centred=flag) for flag in (False, True))
+    logits = by_length(None, [(query, text) for query, texts in ROWS for text in texts])
+    expected = sorted(1 / (1 + np.exp(-(logits - logits.mean()))))
+    assert {score for row in plain for score in row["pos_scores"]} == {1.0}
+    assert sorted(score for row in centred for score in row["pos_scores"]) == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [0, -1])
 def test_temperature_that_is_not_above_zero_is_refused(lang, temperature):
     words = {"en": "temperature=.*; use a number above 0", "zh": "temperature=.*；要大于 0"}

@@ -1,9 +1,12 @@
 """The page's calls through ASGI: what it answers, and what it refuses."""
 
+import asyncio
 import json
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
+from langchain_core.runnables import RunnableLambda
 
 from retrieval_lab import rag, rag_documents, rag_page, tiny
 
@@ -74,6 +77,52 @@ def test_failure_while_answering_is_said_and_the_next_question_is_answered(page,
     assert "division by zero" in ask(page)["error"]
     assistant.answerer = good
     assert ask(page)["citations"]
+
+
+def test_more_questions_than_there_are_threads_are_all_answered(page):
+    async def everyone():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(page.app), base_url="http://localhost") as client:
+            asked = (client.post("/api/ask", json={"question": "the ferry"}, timeout=20) for _ in range(50))
+            return [response.text for response in await asyncio.gather(*asked)]
+
+    assert all('"done": true' in text and '"error"' not in text for text in asyncio.run(everyone()))
+
+
+def test_reader_who_leaves_gives_up_the_turn(page, assistant):
+    def talk(state):
+        yield from ["word "] * 500
+
+    assistant.answerer = RunnableLambda(talk)
+    body, left = b'{"question": "the ferry"}', asyncio.Event()
+    headers = {"host": "localhost", "content-type": "application/json", "content-length": str(len(body))}
+    scope = {"type": "http", "method": "POST", "path": "/api/ask", "query_string": b"", "http_version": "1.1"}
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
+    messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": body}]
+
+    async def receive():
+        if len(messages) == 1:
+            await left.wait()
+        return messages.pop() if len(messages) > 1 else messages[0]
+
+    async def send(message):
+        if b"answer" in message.get("body", b""):
+            left.set()
+            await asyncio.sleep(0.05)
+
+    async def visit():
+        await page.app(scope, receive, send)
+        return left.is_set(), page.app.state.lock.locked()
+
+    assert asyncio.run(visit()) == (True, False)
+
+
+def test_question_that_waits_too_long_is_told_so(page, monkeypatch):
+    monkeypatch.setattr(rag_page, "PATIENCE", 0.01)
+    asyncio.run(page.app.state.lock.acquire())
+    found = ask(page)
+    assert "too many questions at once" in found["error"] and found["done"] and not found["abstained"]
+    page.app.state.lock.release()
+    assert ask(page)["documents"]
 
 
 @pytest.mark.parametrize(
