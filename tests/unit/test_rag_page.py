@@ -88,6 +88,7 @@ def test_more_questions_than_there_are_threads_are_all_answered(page):
     assert all('"done": true' in text and '"error"' not in text for text in asyncio.run(everyone()))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LangChain's generators, when closed
 def test_reader_who_leaves_gives_up_the_turn(page, assistant):
     def talk(state):
         yield from ["word "] * 500
