@@ -141,8 +141,8 @@ async def _in_turn(lines: Iterator[str], lock: asyncio.Lock) -> AsyncIterator[st
         async for line in iterate_in_threadpool(lines):
             yield line
     finally:
+        lock.release()  # first: closing a chain may raise
         lines.close()
-        lock.release()
 
 
 def _line(part: dict) -> str:
