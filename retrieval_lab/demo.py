@@ -101,7 +101,7 @@ def reranker_config(profile, folder: Path) -> training.Config:
     return training.Config(
         output_dir=str(Path(folder) / "checkpoints"),
         num_train_epochs=profile.epochs,
-        per_device_train_batch_size=4,  # queries, each with its candidates; a fresh head needs steps more than large batches
+        per_device_train_batch_size=8,  # queries, each with its candidates
         max_seq_length=max(profile.max_seq_length, 176) if profile.name != "smoke" else 64,
         learning_rate=2e-4,  # the fresh head learns nothing in one epoch at the retriever's rate
     )
@@ -112,19 +112,13 @@ def frozen_layers(model) -> int:
     return 0 if current().name == "full" else max(0, model.model.config.num_hidden_layers - 6)
 
 
-def reranker_queries(lang: str):
-    """The training questions of the cross-encoder: in FAST as many as it reads in about three minutes."""
-    profile = current()
-    return corpora.load("city_services", lang, "train").sample(640 if profile.name == "fast" else profile.n_train)
-
-
 def train_reranker(lang: str, base: Path, folder: Path, vectors=None):
     """A cross-encoder from the fine-tuned retriever's weights, trained on what that retriever confuses in the train split.
 
     ``vectors`` are the corpus' by that retriever, if they are there: all splits search the same passages.
     """
     profile = current()
-    train = reranker_queries(lang)
+    train = corpora.load("city_services", lang, "train").sample(profile.n_train)
     data = cross_encoder.candidates(search.Dense(embedding.load(base), train, vectors=vectors), train, CANDIDATES)
     model = cross_encoder.load(base)
     return cross_encoder.train(model, data, reranker_config(profile, folder), freeze_layers=frozen_layers(model))
@@ -149,7 +143,7 @@ def reranker(lang: str):
     """The fine-tuned cross-encoder of lesson 03, trained once, then loaded; it reranks what `retriever` finds."""
     base = _retriever_folder(lang)
     settings = reranker_config(current(), Path("runs/reranker"))
-    made_from = f"{base.name} {len(reranker_queries(lang).queries)} {CANDIDATES} {settings.model_dump_json(exclude_defaults=True)}"
+    made_from = f"{base.name} {CANDIDATES} {settings.model_dump_json(exclude_defaults=True)}"
     return cross_encoder.load(
         _kept(f"reranker-{lang}", made_from, lambda: train_reranker(lang, base, Path("runs/reranker")))
     )

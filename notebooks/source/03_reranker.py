@@ -16,7 +16,9 @@
 from retrieval_lab import corpora, demo, profiles, search
 
 profile = profiles.current()
-splits = {name: corpora.load("city_services", LANG, name) for name in ("dev", "test")}
+splits = {
+    name: corpora.load("city_services", LANG, name) for name in ("train", "dev", "test")
+}
 city = splits["test"].sample(profile.n_queries)
 retriever = demo.retriever(LANG)
 first = search.Dense(retriever, city, "retriever")
@@ -157,7 +159,7 @@ assert torch.isclose(loss, torch.nn.functional.cross_entropy(scores, target))
 # 每个训练列表里有该查询最好的一篇，加上检索器排在最前的其他几篇，并带着**相关等级**：3 完全回答，2 回答一部分，1 是答不了的近似文档，0 是其余的。
 # 同样答不了，近似文档仍要排在其余的前面。
 # %% slug="candidates"
-train = demo.reranker_queries(LANG)
+train = splits["train"].sample(profile.n_train)
 found = search.Dense(retriever, train, "retriever", first.vectors)  # same passages
 lists = reranker.candidates(found, train, demo.CANDIDATES)
 row = lists[1]
@@ -181,14 +183,14 @@ experiment.show(experiment.compare([first, before], few))
 # %% [markdown] slug="train" lang="en"
 # ## Fine-tuning
 #
-# The next cell takes two to four minutes. It reads 640 questions with three passages each; passages are read nearly whole,
+# The next cell takes three to five minutes. It reads 840 questions with three passages each; passages are read nearly whole,
 # because the fact that decides often stands near the end. The learning rate is four times the retriever's: the head
 # starts from nothing. Only the upper six layers are trained (`freeze_layers`). `e5-small`
 # in the Chinese notebook has twelve, so that saves a third of its time; `minilm` has no more than six.
-# %% [markdown] slug="train" lang="zh" of="d4f751b5"
+# %% [markdown] slug="train" lang="zh" of="79693356"
 # ## 微调
 #
-# 下一个单元格要跑两到四分钟。它读 640 个问题，每个配三篇文档；文档几乎整篇读入，因为关键的那句话常在末尾。
+# 下一个单元格要跑三到五分钟。它读 840 个问题，每个配三篇文档；文档几乎整篇读入，因为关键的那句话常在末尾。
 # 学习率是检索器的四倍：头要从零学起。只训练靠上的六层（`freeze_layers`）：`e5-small` 有十二层，这样省下三分之一的时间；英文 notebook 用的 `minilm` 本来就只有六层。
 # %% slug="fine-tune"
 config = demo.reranker_config(profile, "runs/lesson-03")
