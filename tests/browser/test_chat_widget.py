@@ -61,7 +61,9 @@ def test_widget_answers_in_a_notebook(lab):
         page.goto(lab)
         page.click(".jp-Notebook .jp-Cell .cm-content", timeout=60_000)
         page.keyboard.press("Shift+Enter")
-        output = page.locator(".jp-OutputArea-output .jupyter-widgets").first
+        output = page.locator(".jp-OutputArea-output").filter(
+            has=page.locator("input[type=checkbox]")
+        )  # not a progress bar
         expect(output.locator("mark").first).to_be_visible(timeout=60_000)
         assert "cosine" in output.inner_text() and "rerank_score" not in output.inner_text()
 

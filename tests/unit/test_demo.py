@@ -36,9 +36,9 @@ def test_models_of_the_lessons_are_trained_once(monkeypatch):
     for family in (embedding, reranker):
         original = family.train
 
-        def counted(model, *args, family=family, original=original):
+        def counted(model, *args, family=family, original=original, **options):
             trained.append(family.__name__)
-            return original(model, *args)
+            return original(model, *args, **options)
 
         monkeypatch.setattr(family, "train", counted)
     pairs = [("tram", "every ten minutes"), ("tram", "ferry")]

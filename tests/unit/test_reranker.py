@@ -208,7 +208,7 @@ def test_decoder_is_refused_with_the_way_to_go(tmp_path, lang):
 def test_classifier_of_several_classes_is_refused(tmp_path, lang):
     base = tiny.folder("bert", tmp_path / "base")
     CrossEncoder(str(base), num_labels=3, device="cpu").save_pretrained(str(tmp_path / "three"))
-    words = {"en": "has 3 outputs: it sorts pairs into classes", "zh": "有 3 个输出，是给句对分类的"}
+    words = {"en": "has 3 outputs: it sorts pairs into classes", "zh": "有 3 个输出，是给文本对分类的"}
     with pytest.raises(ValueError, match=words[lang]):
         reranker.load(tmp_path / "three")
 

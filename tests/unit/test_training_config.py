@@ -12,7 +12,7 @@ VALUES = {
     "query_instruction": ("Query: {}", "Query: "),
 }
 VALUES |= {"document_instruction": ("", ""), "log_with": ("wandb", ["wandb"]), "resume": ("true", True)}
-VALUES |= {"negatives_x_device": ("0", False)}
+VALUES |= {"negatives_x_device": ("0", False), "warmup_proportion": ("0.2", 0.2)}
 
 
 @pytest.mark.parametrize("alias", setting_names.ALIASES)
