@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
         "--lang", choices=LANGUAGES, help="language of text and messages (default: RETRIEVAL_LAB_LANG, or en)"
     )
 
-    demo = commands.add_parser("demo", parents=[both], help="BM25, zero-shot, fine-tuned, reranked: one table, one figure")
+    demo = commands.add_parser(
+        "demo", parents=[both], help="BM25, zero-shot, fine-tuned, reranked: one table, one figure"
+    )
     demo.add_argument("--profile", choices=PROFILES, help="smoke, fast (default) or full")
     demo.add_argument("--output-dir", help="default: runs/demo-LANG")
     demo.set_defaults(run=_demo)

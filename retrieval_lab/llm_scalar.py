@@ -4,7 +4,7 @@ Taught in lesson 04. A plain CrossEncoder over ``...ForSequenceClassification``;
 
 from pathlib import Path
 
-from retrieval_lab import llm, llm_prompts, models
+from retrieval_lab import llm, llm_prompts, models, reranker
 from retrieval_lab.profiles import device, say
 
 
@@ -54,8 +54,7 @@ def load(
     note = {"query_format": query_format, "document_format": document_format, "seq": seq, "special_token": special}
     _prepare(tokenizer, special, name)
     template = llm_prompts.template(tokenizer, _parts(tokenizer, **note), note)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with reranker.fresh_head(seed):
         task = {"transformer_task": "sequence-classification", "config_kwargs": {"num_labels": num_labels}}
         kept = {"chat_template": template, "truncation_side": "right"}
         transformer = Transformer(str(folder), **task, model_kwargs=llm.dtype(), processor_kwargs=kept)

@@ -71,27 +71,35 @@ def _weights_folder(folder: Path) -> Path:
 
 
 def _with_fresh_head(weights: Path, seed: int):
-    import torch
     from sentence_transformers import CrossEncoder
     from sentence_transformers.base.modules import Transformer
+
+    with fresh_head(seed):
+        task = {"transformer_task": "sequence-classification", "config_kwargs": {"num_labels": 1}}
+        model = CrossEncoder(modules=[Transformer(str(weights), **task)])
+    return model.eval()
+
+
+@contextlib.contextmanager
+def fresh_head(seed: int):
+    """While a model gets a new head: seeded random weights, and one line instead of transformers' table of missing ones."""
+    import torch
     from transformers.utils import logging
 
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # its table of missing weights; the line below says the same
+    logging.set_verbosity_error()
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            task = {"transformer_task": "sequence-classification", "config_kwargs": {"num_labels": 1}}
-            model = CrossEncoder(modules=[Transformer(str(weights), **task)])
+            yield
     finally:
         logging.set_verbosity(level)
     print(
         say(
-            en="a fresh head with one output: train it before you trust a score",
-            zh="新加了一个单输出的头：训练之后，得分才有意义",
+            en="a fresh head: train it before you trust a score",
+            zh="新加了一个随机的头：训练之后，得分才有意义",
         )
     )
-    return model.eval()
 
 
 def score(
