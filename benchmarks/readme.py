@@ -24,6 +24,7 @@ LESSONS = {
     "llm": ("04_llm_reranker", "table"),
     "rag": ("05_rag", "evaluate"),
 }
+ENGLISH = "（英文语料上的结果，来自英文 notebook。）\n\n"
 GAIN = {"en": "gain over the row above, 95 % interval", "zh": "比上一行的提升（95 % 置信区间）"}
 WORDS = {
     "zh": {
@@ -67,6 +68,8 @@ def lesson_table(file: str, slug: str, lang: str) -> list[list[str]]:
 
 
 def markdown(rows: list[list[str]]) -> str:
+    if not rows:
+        return ""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
@@ -77,8 +80,8 @@ def filled(text: str, lang: str) -> str:
         if name == "demo":
             table = markdown(demo_table(lang))
         elif name in LESSONS:
-            rows = lesson_table(*LESSONS[name], lang)
-            table = markdown(rows) if rows else ""
+            own = lesson_table(*LESSONS[name], lang)
+            table = ("" if own else ENGLISH) + markdown(own or lesson_table(*LESSONS[name], "en"))
         elif name == "faq":
             table = training_faq.markdown(lang).strip()
         elif (HERE / f"{name}.md").is_file():
