@@ -158,11 +158,13 @@ for name, value in example.items():
 
 
 # %% [markdown] slug="read-false" lang="en"
-# So many "negatives" answer, fully or in part (grade 3 or 2); training would push the question away from its own answer.
+# The first number counts "negatives" that answer, fully or in part (grade 3 or 2): training would push a question away from
+# its own answer. Here every family was judged; elsewhere nobody knows the number.
 # Near-twins (grade 1) do not answer and are what you want. Real collections have few judgements, so filters have to
 # guess. A common one drops every candidate whose cosine comes within 5 % of the positive's.
-# %% [markdown] slug="read-false" lang="zh" of="c5749d6f"
-# 有这么多“负例”其实完全或部分能回答（等级 3 或 2），照这样训练，问题就会被推离自己的答案。
+# %% [markdown] slug="read-false" lang="zh" of="16606df5"
+# 前一个数是其实完全或部分能回答的“负例”（等级 3 或 2）：照这样训练，问题会被推离自己的答案。
+# 这里每个家族都标注过，才数得出来；换个数据集，没人知道有多少。
 # 与答案极像、但答不了的（等级 1）才是想要的负例。
 # 真实的数据集标注很少，只能靠过滤来猜。常用的一种：余弦达到正例的 95 % 以上的候选，一律不要。
 # %% slug="ex-allowed" tags=["exercise"]
