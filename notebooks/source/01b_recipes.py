@@ -224,8 +224,8 @@ curves = {n: matryoshka.quality(model, city, dims) for n, model in curves.items(
 # %% slug="plot-mrl"
 figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
 for colour, (name, curve) in zip(plots.COLOURS.values(), curves.items(), strict=False):
-    ax.plot(list(curve), list(curve.values()), "o-", color=colour)
-    ax.text(dims[0], curve[dims[0]], f" {name}", color=colour, ha="left")
+    ax.plot(list(curve), list(curve.values()), "o-", color=colour, label=name)
+ax.legend()
 ax.set_xscale("log", base=2)
 ax.set_xticks(dims, dims)
 ax.set_xlabel(plots.label(en="dimensions kept", zh="保留的维度"))
