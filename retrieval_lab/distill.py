@@ -11,6 +11,7 @@ import numpy as np
 
 from retrieval_lab import formats, models
 from retrieval_lab.corpora import Collection
+from retrieval_lab.data_collections import jsonl
 from retrieval_lab.profiles import say
 
 Candidates = Sequence[tuple[str, list[str]]]  # a query's text and the texts to be scored for it
@@ -118,7 +119,7 @@ def write(rows: list[dict], path: str | Path) -> Path:
     """One JSON object a line; ``formats.read(path)`` reads it as graded rows with labels 0 to 1."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(jsonl(rows), encoding="utf-8")
     return path
 
 

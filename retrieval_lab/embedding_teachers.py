@@ -2,13 +2,13 @@
 Taught in lesson 01b; the file's layout is `teacher_embeddings`, the loss `losses.TeacherVectors`.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from retrieval_lab import embedding, teacher_embeddings
 from retrieval_lab.batching import prompt
+from retrieval_lab.data_collections import jsonl
 from retrieval_lab.profiles import say
 
 
@@ -28,8 +28,8 @@ def write(path: str | Path, teacher, queries: list[str], docs: list[str], *, stu
     vectors = [embedding.encode(teacher, queries, "query"), embedding.encode(teacher, docs, "document")]
     before = {kind: prompt(student or teacher, kind) for kind in ("query", "document")}
     texts = [(before["query"], text) for text in queries] + [(before["document"], text) for text in docs]
-    lines = [json.dumps({"query": text, "prompt_for_query": start}, ensure_ascii=False) for start, text in texts]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = ({"query": text, "prompt_for_query": start} for start, text in texts)
+    path.write_text(jsonl(lines), encoding="utf-8")
     teacher_embeddings.write(path.with_suffix(".memmap"), np.concatenate(vectors))
     return path
 

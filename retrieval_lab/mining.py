@@ -12,6 +12,7 @@ import numpy as np
 
 from retrieval_lab import corpora, embedding, formats, lexical
 from retrieval_lab.corpora import Collection
+from retrieval_lab.data_collections import jsonl
 from retrieval_lab.profiles import say
 
 PROMPT = "prompt_for_query"  # column of rows that bring their own prompt
@@ -181,7 +182,7 @@ def write(data, path: str | Path) -> None:
     if PROMPT in data.column_names:
         rows = [row | {PROMPT: text} for row, text in zip(rows, data[PROMPT], strict=True)]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    Path(path).write_text(jsonl(rows), encoding="utf-8")
 
 
 def judge(name: str | Path) -> Callable[[list[tuple[str, str]]], list[float]]:
