@@ -136,7 +136,7 @@ def read(config: Config):
     from retrieval_lab import formats
 
     kind = _kind(config)
-    options = {"min_label": config.min_label, "max_label": config.max_label}
+    options = {"min_label": config.min_label, "max_label": config.max_label, "skip_bad": config.skip_bad}
     if kind == "triplet":
         options |= {"neg_nums": config.neg_nums, "seed": config.seed, "redraw": config.model_type == "embedding"}
     return formats.read(config.train_dataset, kind, **options)

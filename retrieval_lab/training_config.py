@@ -55,6 +55,7 @@ class Config(BaseModel):
     )
     min_label: float = 0
     max_label: float = 1
+    skip_bad: bool = False  # train on the lines without a problem, and say how many were left out
 
     # Length of the run
     num_train_epochs: Positive = 2  # more overfits a thousand pairs

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from retrieval_lab import cli, train_command
+from retrieval_lab import cli, formats, train_command
 from retrieval_lab.training_config import Config
 
 CONFIGS = Path(train_command.__file__).parents[1] / "configs"
@@ -72,6 +72,16 @@ def test_each_family_trains_from_the_command_line(tmp_path, capsys, name):
     assert card["config"]["num_train_epochs"] == 1 and card["metric"].endswith("ndcg@10") and card["after"] is not None
     assert cli.main(["runs"]) == 0
     assert "ndcg@10" in capsys.readouterr().out
+
+
+def test_skip_bad_on_the_command_line_reads_the_rest_and_says_how_many_it_left(tmp_path):
+    file = write(tmp_path, [*TRIPLETS, {"query": ""}])
+    given = {"train_dataset": file, "neg_nums": 1}
+    with pytest.raises(formats.DataError, match=f"line {len(TRIPLETS) + 1}"):
+        train_command.read(Config(**given))
+    with pytest.warns(formats.DataWarning, match="1"):
+        data = train_command.read(Config(**given, **train_command.overrides(["--skip-bad"])))
+    assert len(data) == len(train_command.read(Config(**given | {"train_dataset": write(tmp_path, TRIPLETS)})))
 
 
 @pytest.mark.parametrize("name", ["llm", "llm_decoder"])
