@@ -71,7 +71,9 @@ def formats(model) -> dict[str, str]:
     """The query_format, document_format, seq and special_token that a model was made with, also after loading.
 
     >>> import tempfile; from retrieval_lab import tiny
-    >>> formats(load(tiny.chat_folder("llama", tempfile.mkdtemp()), seq=" | "))["seq"]
+    >>> model = load(tiny.chat_folder("llama", tempfile.mkdtemp()), seq=" | ")
+    a fresh head: train it before you trust a score
+    >>> formats(model)["seq"]
     ' | '
     """
     return llm_prompts.note_of(model.tokenizer)
