@@ -171,11 +171,17 @@ def _collection(folder: Path, lang, split, corpus, rows, qrels) -> Collection:
     for query_id, judged in qrels.items():
         if query_id not in rows:
             raise ValueError(
-                f"{folder}: qrels/{split}.tsv judges query {query_id!r}, which queries.jsonl does not have"
+                say(
+                    en=f"{folder}: qrels/{split}.tsv judges query {query_id!r}, which queries.jsonl does not have",
+                    zh=f"{folder}：qrels/{split}.tsv 里标注了查询 {query_id!r}，但 queries.jsonl 里没有它",
+                )
             )
         if missing := [doc_id for doc_id in judged if doc_id not in corpus]:
             raise ValueError(
-                f"{folder}: qrels/{split}.tsv names document {missing[0]!r}, which corpus.jsonl does not have"
+                say(
+                    en=f"{folder}: qrels/{split}.tsv names document {missing[0]!r}, which corpus.jsonl does not have",
+                    zh=f"{folder}：qrels/{split}.tsv 里提到文档 {missing[0]!r}，但 corpus.jsonl 里没有它",
+                )
             )
     card = json.loads((folder / "card.json").read_text(encoding="utf-8")) if (folder / "card.json").is_file() else {}
     return Collection(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval_lab.profiles import say
+
 HEADER = ("hidden", "layers", "heads", "ffn", "vocab", "positions", "types")
 
 
@@ -66,7 +68,12 @@ def read(path: str | Path) -> tuple[dict, list[tuple[str, float]], dict[str, np.
     """
     cursor = _Cursor(Path(path).read_bytes())
     if (magic := cursor.bytes(4)) != b"E5S1":
-        raise ValueError(f"{path}: starts with {magic!r}, expected b'E5S1'; delete it and download it again")
+        raise ValueError(
+            say(
+                en=f"{path}: starts with {magic!r}, expected b'E5S1'; delete it and download it again",
+                zh=f"{path}：开头是 {magic!r}，应为 b'E5S1'；删掉后重新下载",
+            )
+        )
     header = {"version": cursor.take("I")} | {name: cursor.take("i") for name in HEADER}
     header |= {"eps": cursor.take("f"), "block": cursor.take("i")}
     n_pieces = cursor.take("i")

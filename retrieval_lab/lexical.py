@@ -6,6 +6,7 @@ import re
 from functools import cache
 
 from retrieval_lab.corpora import Collection
+from retrieval_lab.profiles import say
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _WORD = re.compile(r"\w+")
@@ -37,7 +38,9 @@ def _segmenter():
     try:
         import jieba
     except ImportError:
-        print("jieba is not installed: Chinese is cut into character pairs / 未安装 jieba：中文按相邻两字切分")
+        print(
+            say(en="jieba is not installed: Chinese is cut into character pairs", zh="未安装 jieba：中文按相邻两字切分")
+        )
         return character_pairs
     jieba.setLogLevel("ERROR")
     return jieba.cut_for_search
@@ -82,7 +85,10 @@ class BM25:
         words = [tokenise(text) for text in collection.corpus.values()]
         if not any(words):
             raise ValueError(
-                f"none of the {len(words)} documents of {collection.name!r} holds a word; was the corpus read?"
+                say(
+                    en=f"none of the {len(words)} documents of {collection.name!r} holds a word; was the corpus read?",
+                    zh=f"{collection.name!r} 的 {len(words)} 篇文档里一个词也没有；语料读进来了吗？",
+                )
             )
         self.index.index(words, show_progress=False)
 

@@ -83,7 +83,7 @@ def _measure(name: str, relevant: int):
         measure = ir_measures.parse_measure(plain)
         measure.validate_params()
         if measure.params.get("cutoff", 1) < 1:  # trec_eval would end the process
-            raise ValueError("the number after @ must be 1 or more")
+            raise ValueError(say(en="the number after @ must be 1 or more", zh="@ 后面的数至少为 1"))
     except (NameError, ValueError, SyntaxError, AssertionError) as problem:
         raise ValueError(
             say(

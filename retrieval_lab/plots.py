@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from retrieval_lab import metrics
-from retrieval_lab.profiles import language
+from retrieval_lab.profiles import language, say
 
 # Okabe & Ito 2008: told apart by colour-blind readers too.
 COLOURS = {
@@ -161,7 +161,10 @@ def map_2d(points, groups: list[str], is_query: list[bool], title: str, ax=None)
     """
     if len(set(groups)) > len(COLOURS):
         raise ValueError(
-            f"{len(set(groups))} groups, but only {len(COLOURS)} colours that stay apart; show fewer groups"
+            say(
+                en=f"{len(set(groups))} groups, but only {len(COLOURS)} colours that stay apart; show fewer groups",
+                zh=f"有 {len(set(groups))} 组，而分得清的颜色只有 {len(COLOURS)} 种；少画几组",
+            )
         )
     ax = ax or _axes(height=4.2)
     points, groups, is_query = np.asarray(points), np.asarray(groups), np.asarray(is_query)

@@ -181,7 +181,10 @@ class Reranked:
         values = np.asarray(self._score(self.model, [(queries[q], self.corpus[d]) for q, d in keys]))
         if values.shape != (len(keys),):
             raise ValueError(
-                f"{len(keys)} pairs gave scores of shape {values.shape}; a reranker gives one score a pair"
+                say(
+                    en=f"{len(keys)} pairs gave scores of shape {values.shape}; a reranker gives one score a pair",
+                    zh=f"{len(keys)} 对文本得到形状为 {values.shape} 的得分；重排器应给每对文本一个得分",
+                )
             )
         again: dict[str, dict[str, float]] = {query_id: {} for query_id in best}
         for (query_id, doc_id), value in zip(keys, values, strict=True):

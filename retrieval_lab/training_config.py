@@ -153,8 +153,8 @@ class Config(BaseModel):
 
         try:
             settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: {error}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(_not_yaml(path, error)) from None
         if not isinstance(settings, dict):
             raise ValueError(
                 say(
@@ -239,3 +239,14 @@ class Config(BaseModel):
                     zh=f"max_seq_length={self.max_seq_length}，但模型只有 {positions} 个位置；最多设到这个数",
                 )
             )
+
+
+def _not_yaml(path, error) -> str:
+    """What a YAML parser found, with the line where it stands; a file that is not even text has none."""
+    mark = getattr(error, "problem_mark", None)
+    place = f"{path}:{mark.line + 1}" if mark else f"{path}"
+    reason = getattr(error, "problem", None) or error
+    return say(
+        en=f"{place}: not YAML ({reason}); write one `name: value` a line, without indentation",
+        zh=f"{place}：不是 YAML（{reason}）；每行写一个“名字: 值”，行首不留空格",
+    )

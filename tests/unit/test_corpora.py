@@ -124,14 +124,18 @@ def test_broken_judgement_is_refused_with_file_and_line(tmp_path, lang, qrels, l
 
 
 @pytest.mark.parametrize(
-    "line, message",
+    "line, en, zh",
     [
-        ("q9\td1\t1\n", "judges query 'q9', which queries.jsonl does not have"),
-        ("q1\td9\t1\n", "names document 'd9', which corpus.jsonl does not have"),
+        (
+            "q9\td1\t1\n",
+            "judges query 'q9', which queries.jsonl does not",
+            "里标注了查询 'q9'，但 queries.jsonl 里没有",
+        ),
+        ("q1\td9\t1\n", "names document 'd9', which corpus.jsonl does not", "里提到文档 'd9'，但 corpus.jsonl 里没有"),
     ],
 )
-def test_judgement_of_something_unknown_is_refused(tmp_path, line, message):
-    with pytest.raises(ValueError, match=f"qrels/test.tsv {message}"):
+def test_judgement_of_something_unknown_is_refused(tmp_path, lang, line, en, zh):
+    with pytest.raises(ValueError, match=f"qrels/test.tsv {dict(en=en, zh=zh)[lang]}"):
         corpora.load(write(tmp_path, qrels=QRELS + line))
 
 

@@ -77,9 +77,10 @@ def test_map_shows_each_point_once_and_names_each_group():
     assert [text.get_text() for text in ax.texts] == ["pool", "tram"]
 
 
-def test_map_refuses_more_groups_than_colours():
+def test_map_refuses_more_groups_than_colours(lang):
     groups = list("abcdefg")
-    with pytest.raises(ValueError, match="7 groups, but only 6 colours"):
+    words = {"en": "7 groups, but only 6 colours", "zh": "有 7 组，而分得清的颜色只有 6 种"}
+    with pytest.raises(ValueError, match=words[lang]):
         plots.map_2d(np.zeros((7, 2)), groups, [False] * 7, "title")
 
 

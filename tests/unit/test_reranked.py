@@ -129,8 +129,12 @@ def test_no_queries_give_an_empty_run(harbour):
 
 
 @pytest.mark.parametrize("scores", [np.zeros(1), np.zeros((3, 1))])
-def test_wrong_number_of_scores_is_refused(harbour, scores):
-    with pytest.raises(ValueError, match=r"3 pairs gave scores of shape \(.*one score a pair"):
+def test_wrong_number_of_scores_is_refused(harbour, scores, lang):
+    words = {
+        "en": r"3 pairs gave scores of shape \(.*one score a pair",
+        "zh": r"3 对文本得到形状为 \(.*每对文本一个得分",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
         reranked(harbour, depth=3, score=lambda model, pairs: scores).search({"q": "x"}, 3)
 
 

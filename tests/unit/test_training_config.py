@@ -116,9 +116,19 @@ def test_yaml_that_is_no_mapping_is_refused(tmp_path, lang):
         Config.read(write(tmp_path, "- lr\n"))
 
 
-def test_broken_yaml_is_refused_with_the_line(tmp_path):
-    with pytest.raises(ValueError, match=r"config.yaml: (?s:.*)line 2"):
+def test_broken_yaml_is_refused_with_its_line_and_a_remedy(tmp_path, lang):
+    words = {
+        "en": r"config.yaml:2: not YAML \(mapping values are not allowed here\); write one `name: value` a line",
+        "zh": r"config.yaml:2：不是 YAML（mapping values are not allowed here）；每行写一个“名字: 值”",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
         Config.read(write(tmp_path, "lr: 1e-4\n  epoch: [1\n"))
+
+
+def test_configuration_that_is_no_utf_8_is_refused_with_its_name(tmp_path, lang):
+    (tmp_path / "config.yaml").write_bytes("output_dir: 结果".encode("gb18030"))
+    with pytest.raises(ValueError, match={"en": "config.yaml: not YAML", "zh": "config.yaml：不是 YAML"}[lang]):
+        Config.read(tmp_path / "config.yaml")
 
 
 def test_matryoshka_needs_dims_and_can_be_switched_off(lang):

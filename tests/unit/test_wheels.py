@@ -133,11 +133,13 @@ def test_dequantise_equals_a_loop_over_nibbles():
     np.testing.assert_array_equal(found, np.array(expected, np.float32))
 
 
-def test_another_format_is_refused(tmp_path):
+def test_another_format_is_refused(tmp_path, lang):
     (tmp_path / "x.bin").write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(
-        ValueError, match=r"x\.bin: starts with b'GGUF', expected b'E5S1'; delete it and download it again"
-    ):
+    words = {
+        "en": r"x\.bin: starts with b'GGUF', expected b'E5S1'; delete it and download it again",
+        "zh": r"x\.bin：开头是 b'GGUF'，应为 b'E5S1'；删掉后重新下载",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
         e5_blocks.read(tmp_path / "x.bin")
 
 
