@@ -265,13 +265,54 @@ def section(lang: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+CHINESE = {
+    "original": "未训练",
+    "pairs": "文本对，批内负例",
+    "triplets": "三元组，自带的难负例",
+    "mined": "三元组，挖掘并过滤的难负例",
+    "kl": "带等级的文档，查询内 KL",
+    "cosent": "带等级的文档，CoSENT",
+    "preference": "用 SmolLM2 的偏好打分，KL",
+    "teacher": "教师的向量，不用标签",
+    "mrl": "同上面的三元组（公开数据上是文本对），Matryoshka 32 到 384 维",
+    "mrl-e": "同上，带头的 Matryoshka",
+    "decoder-original": "SmolLM2，取最后一个词元，未训练",
+    "decoder": "SmolLM2，取最后一个词元，LoRA",
+}
+COLUMNS = [("en", "city"), ("zh", "city"), ("en", "public"), ("zh", "public")]
+
+
+def overview(lang: str) -> str:
+    """One row a recipe: nDCG@10 of the start, then what each recipe adds to it, with its interval."""
+    rows = {column: read(*column) for column in COLUMNS}
+    heads = ["city_services en", "city_services zh", SOURCES["en"], SOURCES["zh"]]
+    lines = [f"| {'办法' if lang == 'zh' else 'recipe'} | {' | '.join(heads)} |", "|---" * 5 + "|"]
+    for name, (title, _) in RECIPES.items():
+        cells = [cell(rows[column], name) for column in COLUMNS]
+        if any(cells):
+            lines.append(f"| {CHINESE[name] if lang == 'zh' else title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(rows: dict[str, dict], name: str) -> str:
+    base = rows.get("decoder-original" if name == "decoder" else "original")
+    if name not in rows or base is None:
+        return ""
+    values, before = (np.array(row["ndcg"]["test"]) for row in (rows[name], base))
+    if rows[name] is base or name == "decoder-original":
+        return f"{values.mean():.3f}"
+    low, high = metrics.paired_bootstrap(before, values)
+    return f"{values.mean() - before.mean():+.3f} ({low:+.3f} … {high:+.3f})"
+
+
 def write() -> None:
     intro = (
         f"# recipes\n\n{machine()} One seed. Δ and its interval (paired bootstrap over the test queries) are against the model that the "
         "row started from; s is the time of training, with teacher or mining where the row was the first to need them. SmolLM2 "
         "searches only the passages of the test families."
     )
-    text = "\n\n".join([intro, *(section(lang) for lang in profiles.LANGUAGES)])
+    tables = [f"## {title}\n\n{overview(lang)}" for lang, title in (("en", "Overview"), ("zh", "一览"))]
+    text = "\n\n".join([intro, *tables, *(section(lang) for lang in profiles.LANGUAGES)])
     (HERE / "recipes.md").write_text(text, encoding="utf-8")
 
 
