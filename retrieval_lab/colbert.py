@@ -169,20 +169,13 @@ def train(model, data, config: Config | None = None, *, teacher_temperature: flo
     Raises
     ------
     ValueError
-        If the loss is not known, or the columns do not fit it.
+        If the loss is not known or does not read a setting, or the columns do not fit it.
 
     Source: Khattab & Zaharia 2020, section 3.3 (in-batch); Santhanam et al. 2022 (ColBERTv2), section 3.2, and Hofstätter et al. 2020
     (teachers); lesson 02.
     """
     config = config or Config()
-    kind = config.loss_type or "in_batch"
-    if kind not in LOSSES:
-        raise ValueError(
-            say(
-                en=f"loss_type={kind!r}; ColBERT has {', '.join(LOSSES)}",
-                zh=f"loss_type={kind!r}；ColBERT 可用 {'、'.join(LOSSES)}",
-            )
-        )
+    kind = config.chosen_loss(LOSSES, "in_batch")
     own_prompts = "prompt_for_query" in data.column_names  # they take the place of the model's query prompt
     data = formats.apply_prompts(data)
     data = data if kind == "in_batch" else one_row_a_query(data)

@@ -1,6 +1,9 @@
-"""What a decoder LLM needs to give one vector a text: the text as it is, and an end-of-sequence token whose state has seen it all.
+"""How a saved decoder LLM is told from an encoder, and what it needs to give one vector a text: an end-of-sequence token that has seen it all.
 Taught in lesson 01b; the reranking decoder is `llm`.
 """
+
+import json
+from pathlib import Path
 
 from retrieval_lab.profiles import say
 
@@ -9,6 +12,26 @@ PLAIN_TEXT = {
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
     "module_output_name": "token_embeddings",
 }
+
+
+def is_decoder(folder: Path) -> bool:
+    """Whether a saved model is a causal language model, or a reranker made of one, which keeps the chat template of its pairs."""
+    is_reranker = (folder / "modules.json").is_file() and (folder / "chat_template.jinja").is_file()
+    return is_reranker or architecture(folder).endswith(("ForCausalLM", "LMHeadModel"))
+
+
+def architecture(folder: Path) -> str:
+    """The class of transformers that a saved model names; "" where it names none."""
+    config = json.loads((weights_folder(folder) / "config.json").read_text(encoding="utf-8"))
+    return (config.get("architectures") or [""])[0]
+
+
+def weights_folder(folder: Path) -> Path:
+    """Where the transformer lies: sentence-transformers may keep it in a folder of its own."""
+    if not (folder / "modules.json").is_file():
+        return folder
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    return folder / modules[0]["path"]
 
 
 def append_eos(tokenizer) -> None:

@@ -4,6 +4,7 @@ Taught in lesson 01 (the first fields) and lesson 07.
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,7 +62,9 @@ class Config(BaseModel):
     num_train_epochs: Positive = 2  # more overfits a thousand pairs
     max_steps: int = -1  # -1: as many as the epochs need
     per_device_train_batch_size: Count = 16  # each other row of a batch is a negative
-    mini_batch_size: Count | None = None  # rows at a time through the model (GradCache); None: the whole batch
+    mini_batch_size: Count | None = (
+        None  # rows at a time through the model (GradCache, in-batch loss); None: the whole batch
+    )
     gradient_accumulation_steps: Count = 1  # adds gradients up, adds no negatives
     seed: int = 0
 
@@ -178,6 +181,35 @@ class Config(BaseModel):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
         return file
+
+    def chosen_loss(self, known: Iterable[str], default: str) -> str:
+        """``loss_type``, or the default of a family whose losses are ``known``.
+
+        Raises
+        ------
+        ValueError
+            If the family does not know the loss, or mini_batch_size is set for one that it would do nothing for.
+
+        >>> Config().chosen_loss(["in_batch", "distill"], "in_batch")
+        'in_batch'
+        """
+        name, known = self.loss_type or default, list(known)
+        if name not in known:
+            raise ValueError(
+                say(
+                    en=f"loss_type={name!r} is not known; use one of {', '.join(known)}",
+                    zh=f"不认识 loss_type={name!r}；可用：{'、'.join(known)}",
+                )
+            )
+        loss = name if self.use_inbatch_neg else f"{name}, use_inbatch_neg=False"
+        if self.mini_batch_size and loss != "in_batch":
+            raise ValueError(
+                say(
+                    en=f"mini_batch_size={self.mini_batch_size} would do nothing: GradCache is there for in-batch negatives (in_batch), not for {loss}; leave it out, and to save memory lower per_device_train_batch_size and raise gradient_accumulation_steps",
+                    zh=f"mini_batch_size={self.mini_batch_size} 不会起作用：GradCache 只用于批内负例（in_batch），不用于 {loss}；去掉它，想省显存就调小 per_device_train_batch_size，调大 gradient_accumulation_steps",
+                )
+            )
+        return name
 
     def arguments(self) -> dict:
         """The fields that are arguments of the libraries' trainers, as they name them."""

@@ -481,11 +481,18 @@ def test_distillation_without_scores_is_refused(tmp_path, model, lang):
 
 def test_unknown_loss_is_refused(tmp_path, model, lang):
     words = {
-        "en": "loss_type='hinge'; ColBERT has in_batch, distill, margin_mse",
-        "zh": "loss_type='hinge'；ColBERT 可用",
+        "en": "loss_type='hinge' is not known; use one of in_batch, distill, margin_mse",
+        "zh": "不认识 loss_type='hinge'；可用：in_batch、distill、margin_mse",
     }
     with pytest.raises(ValueError, match=words[lang]):
         colbert.train(model, rows(), config(tmp_path, loss_type="hinge"))
+
+
+@pytest.mark.parametrize("kind", ["distill", "margin_mse"])
+def test_gradcache_is_refused_for_a_teachers_scores(tmp_path, model, lang, kind):
+    words = {"en": f"mini_batch_size=4 would do nothing: .* not for {kind}", "zh": f"mini_batch_size=4 .*不用于 {kind}"}
+    with pytest.raises(ValueError, match=words[lang]):
+        colbert.train(model, scored_rows(), config(tmp_path, loss_type=kind, mini_batch_size=4))
 
 
 def test_rows_without_positives_are_refused(tmp_path, model):

@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoModel, AutoTokenizer
 
-from retrieval_lab import decoders, embedding, llm_lora, tiny
+from retrieval_lab import decoders, embedding, llm, llm_lora, llm_scalar, reranker, tiny
 from retrieval_lab.training import Config
 
 PROMPTS = {"query": "Instruct: find\nQuery: ", "document": ""}
@@ -136,3 +136,18 @@ def test_first_weights_of_adapters_follow_the_seed(folder, tmp_path):
 
     np.testing.assert_array_equal(trained(1), trained(1))
     assert np.abs(trained(1) - trained(2)).max() > 0
+
+
+def test_decoder_is_told_from_an_encoder_however_it_was_saved(tmp_path):
+    causal, encoder = tiny.chat_folder("llama", tmp_path / "causal"), tiny.folder("bert", tmp_path / "encoder")
+    saved = {
+        "answers": llm.load(causal),
+        "head": llm_scalar.load(causal),
+        "retriever": tiny.encoder(),
+        "reranker": reranker.load(encoder),
+    }
+    for name, model in saved.items():
+        model.save_pretrained(str(tmp_path / name))
+    found = {name: decoders.is_decoder(tmp_path / name) for name in ("causal", "encoder", *saved)}
+    expected = {"causal": True, "encoder": False, "answers": True, "head": True, "retriever": False, "reranker": False}
+    assert found == expected

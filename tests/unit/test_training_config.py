@@ -165,3 +165,20 @@ def test_arguments_of_the_trainer_bring_no_warning(tmp_path, recwarn):
     assert [str(warning.message) for warning in recwarn] == []
     arguments = Config(output_dir=str(tmp_path), gradient_checkpointing=True).arguments()
     assert SentenceTransformerTrainingArguments(**arguments).gradient_checkpointing
+
+
+def test_loss_is_the_configured_one_or_the_familys_default(lang):
+    assert Config().chosen_loss(["a", "b"], "b") == "b" and Config(loss_type="a").chosen_loss(["a", "b"], "b") == "a"
+    words = {"en": "loss_type='c' is not known; use one of a, b", "zh": "不认识 loss_type='c'；可用：a、b"}
+    with pytest.raises(ValueError, match=words[lang]):
+        Config(loss_type="c").chosen_loss(["a", "b"], "b")
+
+
+def test_gradcache_is_refused_by_every_loss_but_the_in_batch_one(lang):
+    assert Config(mini_batch_size=4).chosen_loss(["in_batch"], "in_batch") == "in_batch"
+    words = {
+        "en": "mini_batch_size=4 would do nothing: .* not for listwise",
+        "zh": "mini_batch_size=4 .*不用于 listwise",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        Config(mini_batch_size=4).chosen_loss(["listwise"], "listwise")
