@@ -38,6 +38,7 @@ def run(lang: str, output_dir: str | Path | None = None):
     clock.say(say(en="trained; encoding again ...", zh="训练完成；重新编码 ……"))
     tuned = search.Dense(model, collection, say(en="fine-tuned", zh="微调后"))
     model.save_pretrained(str(folder / "model"))
+    _kept_retriever(lang, lambda: model)  # the lessons need not train it again
     clock.say(
         say(
             en="training the cross-encoder, which reads query and passage together ...",
@@ -46,6 +47,7 @@ def run(lang: str, output_dir: str | Path | None = None):
     )
     cross = train_reranker(lang, folder / "model", folder, tuned.vectors)
     cross.save_pretrained(str(folder / "reranker"))
+    _kept_reranker(lang, lambda: cross)
     clock.say(say(en="trained; measuring ...", zh="训练完成；开始测量 ……"))
     alone, both = reranked(tuned, cross, collection)
     table = experiment.compare([bm25, zero_shot, tuned, both, alone], collection, baseline="above")
@@ -72,26 +74,32 @@ def config(profile, lang: str, folder: Path) -> training.Config:
 
 
 def retriever(lang: str):
-    """The fine-tuned encoder of lesson 01, which later lessons start from: trained once, then loaded.
+    """The fine-tuned encoder of lesson 01, which later lessons start from: kept by `run`, or trained at the first call.
 
-    Kept beside the downloaded models, under a name that changes with the profile's sizes and with the training file.
+    It lies beside the downloaded models, under a name that changes with the profile's sizes and with the training file.
 
     >>> model = retriever("en")  # doctest: +SKIP
     """
-    return embedding.load(_retriever_folder(lang))
+    return embedding.load(_kept_retriever(lang))
 
 
-def _retriever_folder(lang: str) -> Path:
+def _kept_retriever(lang: str, make=None) -> Path:
     profile = current()
     data, settings = training_data(lang, profile.n_train), config(profile, lang, Path("runs/retriever"))
-    made_from = f"{profile.encoder(lang)} {settings.model_dump_json(exclude_defaults=True)} {data.to_list()}"
-    return _kept(
-        f"retriever-{lang}", made_from, lambda: embedding.train(embedding.load(profile.encoder(lang)), data, settings)
-    )
+    made_from = f"{profile.encoder(lang)} {_values(settings)} {data.to_list()}"
+
+    def train():
+        return embedding.train(embedding.load(profile.encoder(lang)), data, settings)
+
+    return _kept(f"retriever-{lang}", made_from, make or train)
+
+
+def _values(settings) -> str:
+    return settings.model_dump_json(exclude_defaults=True, exclude={"output_dir"})
 
 
 # Chosen on the dev split, in both languages.
-CANDIDATES = 3  # documents of a training list: the answer and what the retriever ranks highest beside it
+CANDIDATES = 3  # documents of a training list: the answer, the hardest other and an easy one
 DEPTH = 5  # documents that are reranked; deeper costs more and gains nothing on the shipped corpus
 WEIGHT = 0.5  # of the cross-encoder's logit against the retriever's cosine / temperature: their plain sum
 
@@ -118,7 +126,7 @@ def train_reranker(lang: str, base: Path, folder: Path, vectors=None):
     ``vectors`` are the corpus' by that retriever, if they are there: all splits search the same passages.
     """
     profile = current()
-    train = corpora.load("city_services", lang, "train").sample(profile.n_train)
+    train = corpora.load("city_services", lang, "train").sample(profile.n_lists)
     data = cross_encoder.candidates(search.Dense(embedding.load(base), train, vectors=vectors), train, CANDIDATES)
     model = cross_encoder.load(base)
     return cross_encoder.train(model, data, reranker_config(profile, folder), freeze_layers=frozen_layers(model))
@@ -140,13 +148,14 @@ def reranked(first, model, collection) -> tuple[search.Reranked, search.Reranked
 
 
 def reranker(lang: str):
-    """The fine-tuned cross-encoder of lesson 03, trained once, then loaded; it reranks what `retriever` finds."""
-    base = _retriever_folder(lang)
-    settings = reranker_config(current(), Path("runs/reranker"))
-    made_from = f"{base.name} {CANDIDATES} {settings.model_dump_json(exclude_defaults=True)}"
-    return cross_encoder.load(
-        _kept(f"reranker-{lang}", made_from, lambda: train_reranker(lang, base, Path("runs/reranker")))
-    )
+    """The fine-tuned cross-encoder of lesson 03, kept or trained as `retriever` is; it reranks what that one finds."""
+    return cross_encoder.load(_kept_reranker(lang))
+
+
+def _kept_reranker(lang: str, make=None) -> Path:
+    base, settings = _kept_retriever(lang), reranker_config(current(), Path("runs/reranker"))
+    made_from = f"{base.name} {CANDIDATES} {current().n_lists} {_values(settings)}"
+    return _kept(f"reranker-{lang}", made_from, make or (lambda: train_reranker(lang, base, Path("runs/reranker"))))
 
 
 def _kept(name: str, made_from: str, make) -> Path:

@@ -76,15 +76,16 @@ def spans(tokenizer, text: str) -> list[tuple[int, int]]:
 def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int = 0):
     """Training lists as the reranker will meet them: what the first stage finds, with the collection's grades.
 
-    A list holds the query's best document, the one that the first stage ranks highest among the others, and further ones drawn
-    from its ``depth`` best: only the hardest teach little to a head that still knows nothing. A near miss keeps its grade, so
-    no answer is ever taught as wrong; a document without a judgement counts as 0.
+    A list holds the query's best document, the one that the first stage ranks highest among the others, further ones drawn
+    from its ``depth`` best, and from three documents on, as the last, one from the whole collection. That one is easy: a head
+    that still knows nothing has something to begin with, and needs a third of the lists that it needs without (lesson 03).
+    A near miss keeps its grade, so no answer is ever taught as wrong; a document without a judgement counts as 0.
 
     Parameters
     ----------
     first : a system
     collection : of the training split; its largest grade becomes label 1
-    n_docs : documents a list, 2 or more
+    n_docs : documents a list, 2 or more: answer, hardest, n_docs - 3 drawn ones, easy
     depth : how far down the first stage's list is drawn from
     seed : of the draw
 
@@ -110,7 +111,7 @@ def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int
         )
     top = max(grade for judged in collection.qrels.values() for grade in judged.values())
     run = first.search(collection.queries, depth)
-    rng, lists = random.Random(seed), []
+    rng, lists, everything = random.Random(seed), [], list(collection.corpus)
     for query_id, query in collection.queries.items():
         grades = collection.qrels[query_id]
         best = max(grades, key=grades.get)
@@ -124,7 +125,12 @@ def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int
                 )
             )
         hardest, *others = others
-        doc_ids = [best, hardest, *rng.sample(others, min(n_docs - 2, len(others)))]
+        doc_ids = [best, hardest, *rng.sample(others, max(0, min(n_docs - 3, len(others))))]
+        if n_docs > 2:
+            anywhere = rng.sample(
+                everything, min(n_docs, len(everything))
+            )  # at most n_docs - 1 of them are in the list
+            doc_ids += [doc_id for doc_id in anywhere if doc_id not in doc_ids][:1]
         labels = [grades.get(doc_id, 0) / top for doc_id in doc_ids]
         lists.append({"query": query, "document": [collection.corpus[d] for d in doc_ids], "label": labels})
     return Dataset.from_list(lists)

@@ -66,6 +66,16 @@ def folder(architecture: str, path: str | Path, seed: int = 0) -> Path:
     return Path(path)
 
 
+def m3_folder(path: str | Path, seed: int = 0) -> Path:
+    """Write a folder laid out as bge-m3's: an XLM-R encoder, and the layers of its token vectors (24 dims) and of its lexical weights."""
+    import torch
+
+    folder("xlm-roberta", path, seed)
+    for name, size in (("colbert_linear.pt", 24), ("sparse_linear.pt", 1)):
+        torch.save(torch.nn.Linear(_SIZES["hidden_size"], size).state_dict(), Path(path) / name)
+    return Path(path)
+
+
 def encoder(architecture: str = "bert", pooling: str = "mean", prompts: dict | None = None, seed: int = 0):
     """A random SentenceTransformer of 32 dims.
 
@@ -82,10 +92,15 @@ def encoder(architecture: str = "bert", pooling: str = "mean", prompts: dict | N
 
 
 def cross_encoder(architecture: str = "bert", seed: int = 0):
-    """A random CrossEncoder with one output."""
+    """A random CrossEncoder with one output; "pooled" is one that `reranker.load` makes of a mean-pooling retriever."""
     from sentence_transformers import CrossEncoder
 
+    from retrieval_lab import reranker
+
     with tempfile.TemporaryDirectory() as path:
+        if architecture == "pooled":
+            encoder(seed=seed).save_pretrained(path)
+            return reranker.load(path, seed)
         return CrossEncoder(str(folder(architecture, path, seed)), num_labels=1, device="cpu")
 
 

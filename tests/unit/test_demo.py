@@ -12,7 +12,9 @@ from retrieval_lab import demo, embedding, profiles, reranker, tiny
 def tiny_profile(settings, monkeypatch, tmp_path):
     """SMOKE with a random encoder, and a cache of its own."""
     tiny.encoder().save_pretrained(str(tmp_path / "encoder"))
-    small = replace(profiles.PROFILES["smoke"], encoders=(str(tmp_path / "encoder"),) * 2, n_train=8, n_queries=6)
+    small = replace(
+        profiles.PROFILES["smoke"], encoders=(str(tmp_path / "encoder"),) * 2, n_train=8, n_lists=8, n_queries=6
+    )
     monkeypatch.setitem(profiles.PROFILES, "smoke", small)
     monkeypatch.setenv("RETRIEVAL_LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -51,6 +53,6 @@ def test_models_of_the_lessons_are_trained_once(monkeypatch):
 def test_reranker_starts_from_the_retrievers_weights():
     """One short run moves them little; another start would be far away."""
     weights = demo.retriever("en")[0].auto_model.state_dict()
-    tuned = demo.reranker("en").model.bert.state_dict()
+    tuned = demo.reranker("en").model.state_dict()
     name = "encoder.layer.0.attention.self.query.weight"
     assert (weights[name] - tuned[name]).abs().mean() < 0.1 * weights[name].abs().mean()

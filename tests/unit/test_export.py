@@ -44,9 +44,9 @@ def multi_vector(tmp_path_factory):
     return model, export.to_onnx(model, tmp_path_factory.mktemp("multi_vector"))
 
 
-@pytest.fixture(scope="module")
-def reranker(tmp_path_factory):
-    model = tiny.cross_encoder()
+@pytest.fixture(scope="module", params=["bert", "pooled"])
+def reranker(request, tmp_path_factory):
+    model = tiny.cross_encoder(request.param)
     with torch.no_grad():  # scores that differ from each other
         for weight in model.parameters():
             weight.mul_(8 if weight.ndim == 2 else 1)
