@@ -256,10 +256,15 @@ def sampler(model, data, columns: list[str]):
 
 def buckets(lengths: list[int], texts: list[set[str]]):
     """A function that the trainer calls to make its `BucketBatchSampler` over rows of these lengths and texts."""
+    return maker(BucketBatchSampler, lengths=lengths, texts=texts)
+
+
+def maker(sampler: type, **known):
+    """A function that the trainer calls to make its sampler, which gets what is ``known`` of the rows as well."""
 
     def make(dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
         kept = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}
         # Under several processes the trainer asks for drop_last, lest uneven last batches hang; here they are even.
-        return BucketBatchSampler(dataset, batch_size, lengths=lengths, texts=texts, **kept)
+        return sampler(dataset, batch_size, **known, **kept)
 
     return make

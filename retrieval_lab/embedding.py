@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval_lab import batching, decoders, embedding_recipes, llm_lora, models
+from retrieval_lab import batching, decoders, embedding_recipes, llm_lora, models, run_log
 from retrieval_lab.profiles import say
 from retrieval_lab.training import Config, fit
 
@@ -142,6 +142,10 @@ def average(models: list, weights: list[float] | None = None):
     models : SentenceTransformers of one architecture; unchanged
     weights : one a model, adding up to 1; None: equal
 
+    Returns
+    -------
+    SentenceTransformer, whose ``lab_card`` has each parent's weight and card (or name, of one that was not trained here)
+
     Raises
     ------
     ValueError
@@ -167,6 +171,9 @@ def average(models: list, weights: list[float] | None = None):
             tensor.copy_(
                 sum(w * state[name].double() for w, state in zip(weights, states, strict=True)).to(torch.float32)
             )
+    cards = [getattr(model, "lab_card", None) or {"model": run_log.base(model)} for model in models]
+    mean.lab_card = {"average_of": [{"weight": w} | card for w, card in zip(weights, cards, strict=True)]}
+    mean.sharded_by = None
     return mean.eval()
 
 

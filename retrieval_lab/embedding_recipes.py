@@ -45,8 +45,8 @@ def recipe(model, data, config: Config, *, weights: dict | None = None) -> Recip
     Raises
     ------
     ValueError
-        If the data lack the loss's columns or have no rows, if no query of scored pairs has two documents, or if the teacher's
-        width is not the model's.
+        If the loss is unknown or does not read a setting, if the data lack its columns or have no rows, if no query of scored
+        pairs has two documents, or if the teacher's width is not the model's.
 
     Source: lesson 01b.
     """
@@ -62,16 +62,8 @@ def recipe(model, data, config: Config, *, weights: dict | None = None) -> Recip
 
 
 def _loss_name(data, config: Config) -> str:
-    wanted = config.loss_type
     fitting = [name for name, columns in COLUMNS.items() if set(columns) <= set(data.column_names)]
-    name = wanted or (fitting[0] if fitting else "in_batch")
-    if name not in COLUMNS:
-        raise ValueError(
-            say(
-                en=f"loss_type={name!r}; an embedding model has {', '.join(COLUMNS)}",
-                zh=f"loss_type={name!r}；向量模型可用的损失有 {'、'.join(COLUMNS)}",
-            )
-        )
+    name = config.chosen_loss(COLUMNS, fitting[0] if fitting else "in_batch")
     if name != "in_batch" and (name not in fitting or not len(data)):
         raise ValueError(
             say(
@@ -191,20 +183,13 @@ def _prefixes(model, loss, config: Config):
 
 
 def _group_sampler(model, rows, texts: list[str], data):
-    return _maker(GroupBatchSampler, groups=_groups(data), lengths=batching.token_lengths(model, rows["document"]))
+    lengths = batching.token_lengths(model, rows["document"])
+    return batching.maker(GroupBatchSampler, groups=_groups(data), lengths=lengths)
 
 
 def _text_sampler(model, rows, texts: list[str], data):
     once = [{text} for text in rows["query"]]  # a text next to itself would teach nothing
-    return _maker(batching.BucketBatchSampler, texts=once, lengths=batching.token_lengths(model, rows["query"]))
-
-
-def _maker(sampler, **known):
-    def make(dataset, batch_size, drop_last, valid_label_columns=None, generator=None, seed=0):
-        kept = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}
-        return sampler(dataset, batch_size, **known, **kept)  # never drop_last, see `batching.sampler`
-
-    return make
+    return batching.buckets(batching.token_lengths(model, rows["query"]), once)
 
 
 _SAMPLERS = {
@@ -216,11 +201,12 @@ _SAMPLERS = {
 
 
 class GroupBatchSampler(DefaultBatchSampler):
-    """Batches of whole groups of like length, in another order each epoch.
+    """Batches that keep a query's rows together, for losses that compare them: whole groups, of like length.
 
-    A group larger than a batch is cut into even parts of two rows or more, other ones each epoch. Which groups share a batch
-    makes no difference to a loss within groups, so that is settled once, shortest first: least padding, and the same number of
-    batches every epoch, which the trainer counts on. No row is dropped.
+    The groups are laid into batches once, shortest first, which pads least; so every epoch has equally many batches, which the
+    trainer counts on, and only their order changes. For a loss within groups their neighbours make no difference. A group that
+    no batch can hold is cut into nearly even parts, other ones each epoch; only batches of two can leave a row of it alone. No
+    row is left out; under several processes the first batches come again, until each process has equally many.
 
     Parameters
     ----------

@@ -104,7 +104,7 @@ class Run:
 
     def __init__(self, model, data, loss, config):
         self.config, self.data_hash, self.rows = config, data_hash(data), len(data)
-        self.model, self.loss = _base(model, config), type(loss).__name__
+        self.model, self.loss = base(model, config.model_name_or_path), type(loss).__name__
         self.seconds = 0.0
 
     @contextlib.contextmanager
@@ -150,9 +150,9 @@ def _append(line: dict) -> None:
         out.write(json.dumps(line, ensure_ascii=False) + "\n")  # one write: runs side by side do not mix
 
 
-def _base(model, config) -> str:
-    """The name that the model was loaded by; of a path its last part, since folders differ between machines."""
-    name = config.model_name_or_path or next(
+def base(model, named: str | None = None) -> str:
+    """The name that the model was loaded by, if it is not ``named``; of a path its last part, since folders differ between machines."""
+    name = named or next(
         (m.config._name_or_path for m in model.modules() if hasattr(getattr(m, "config", None), "_name_or_path")), ""
     )
     return Path(name).name if Path(name).is_absolute() else name

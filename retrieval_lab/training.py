@@ -73,7 +73,7 @@ def save(model, folder: str | Path) -> None:
     Raises
     ------
     AttributeError
-        If the model was not trained by `fit`; then ``model.save_pretrained`` is all there is to do.
+        If the model was made neither by `fit` nor by `embedding.average`; then ``model.save_pretrained`` is all there is to do.
     """
     card = model.lab_card
     if model.sharded_by:  # the processes gather the weights together

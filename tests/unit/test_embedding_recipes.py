@@ -1,5 +1,6 @@
 """Which loss, rows and batches `embedding.train` makes of its data, and what reaches the model."""
 
+import json
 import random
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from retrieval_lab import batching, embedding, embedding_recipes, formats, losses, tiny
+from retrieval_lab import batching, embedding, embedding_recipes, formats, losses, tiny, training
 from retrieval_lab.embedding_recipes import GroupBatchSampler, recipe
 from retrieval_lab.training import Config
 
@@ -157,11 +158,29 @@ def test_each_process_gets_as_many_batches(monkeypatch, n_groups):
 
 def test_unknown_loss_is_refused(config, lang):
     words = {
-        "en": "loss_type='mse'; an embedding model has in_batch, kl",
-        "zh": "loss_type='mse'；向量模型可用的损失有",
+        "en": "loss_type='mse' is not known; use one of in_batch, kl",
+        "zh": "不认识 loss_type='mse'；可用：in_batch、kl",
     }
     with pytest.raises(ValueError, match=words[lang]):
         recipe(tiny.encoder(), PAIRS, config(loss_type="mse"))
+
+
+@pytest.mark.parametrize(
+    "data, settings, loss",
+    [
+        (SCORED, {}, "kl"),
+        (SCORED, {"loss_type": "cosent"}, "cosent"),
+        (TEACHER, {}, "teacher"),
+        (TRIPLETS, {"use_inbatch_neg": False}, "in_batch, use_inbatch_neg=False"),
+    ],
+)
+def test_gradcache_is_refused_without_in_batch_negatives(config, lang, data, settings, loss):
+    words = {
+        "en": f"mini_batch_size=2 would do nothing: .* not for {loss}; .* lower per_device_train_batch_size",
+        "zh": f"mini_batch_size=2 不会起作用：.*不用于 {loss}；.*调小 per_device_train_batch_size",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), data, config(mini_batch_size=2, **settings))
 
 
 def test_data_without_the_losss_columns_is_refused(config, lang):
@@ -208,6 +227,15 @@ def test_average_is_the_weighted_mean_and_leaves_the_models_alone():
             torch.testing.assert_close(tensor, 0.25 * one.state_dict()[name] + 0.75 * two.state_dict()[name])
     np.testing.assert_array_equal(one.encode("tram"), kept)
     np.testing.assert_allclose(embedding.average([one, one]).encode("tram"), kept, atol=1e-6)
+
+
+def test_card_of_an_average_names_its_parents_and_not_only_the_first(config, tmp_path):
+    trained = embedding.train(tiny.encoder(), PAIRS, config())
+    mixed = embedding.average([trained, tiny.encoder()], [0.25, 0.75])
+    training.save(mixed, tmp_path / "mixed")
+    first, second = json.loads((tmp_path / "mixed" / "lab_card.json").read_text(encoding="utf-8"))["average_of"]
+    assert first == {"weight": 0.25} | trained.lab_card and set(second) == {"weight", "model"}
+    assert set(trained.lab_card) > {"loss", "data_hash"}  # the parent keeps its own
 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.6], [1.0], [0.2, 0.3, 0.5]])
