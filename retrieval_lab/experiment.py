@@ -94,7 +94,12 @@ def milliseconds(system, collection: Collection, n: int = 20) -> float:
 
 
 def show(table, decimals: int = 3):
-    """The table as a styled object for a notebook: rounded, best value of each metric in bold."""
+    """The table as a styled object for a notebook: rounded, best value of each metric in bold, the head in the reader's language.
+
+    The table itself keeps its English names, by which code finds the columns.
+    """
+    head = {"system": say(en="system", zh="系统"), "95 % interval": say(en="95 % interval", zh="95 % 置信区间")}
     metric_columns = [name for name in table.columns if "@" in name and not name.startswith("Δ")]
-    formats = {name: f"{{:.{decimals}f}}" for name in metric_columns} | {"ms/query": "{:.1f}"}
-    return table.style.format(formats).highlight_max(subset=metric_columns, props="font-weight: bold")
+    shown = table.rename(columns=head).rename_axis(index=head).style
+    shown.format({"ms/query": "{:.1f}"}, precision=decimals)
+    return shown.highlight_max(subset=metric_columns, props="font-weight: bold")

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from retrieval_lab import experiment, metrics
@@ -107,3 +108,21 @@ def test_milliseconds_time_single_queries(harbour):
 def test_shown_table_is_rounded_and_marks_the_best(systems, harbour):
     html = experiment.show(experiment.compare(systems, harbour), decimals=2).to_html()
     assert ">0.50<" in html and "font-weight: bold" in html
+
+
+def test_shown_table_has_its_head_in_the_readers_language_and_the_table_keeps_its_own(systems, harbour, lang):
+    table = experiment.compare(systems, harbour)
+    html = experiment.show(table).to_html()
+    words = {"en": (">system<", ">95 % interval<"), "zh": (">系统<", ">95 % 置信区间<")}
+    assert all(word in html for word in words[lang]) and "nDCG@10" in html
+    assert "95 % interval" in table.columns and table.index.name == "system"
+
+
+def test_shown_table_rounds_what_was_joined_to_it_and_may_lack_columns(systems, harbour):
+    table = experiment.compare(systems, harbour).drop(columns="ms/query").assign(MB=[0.5, 1.0, 2.25])
+    assert ">2.250<" in experiment.show(table).to_html()
+
+
+def test_table_without_a_ranking_metric_is_shown_too(lang):
+    table = pd.DataFrame({"answered right": [0.5, 0.25]}, index=pd.Index(["a", "b"], name="system"))
+    assert ">0.250<" in experiment.show(table).to_html()
