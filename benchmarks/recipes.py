@@ -13,7 +13,6 @@ import functools
 import gc
 import json
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,9 +192,7 @@ def ndcg(model, collection, dim: int | None = None) -> list[float]:
 
 
 def measure(task: Task, part: str, name: str) -> dict:
-    begin = time.perf_counter()
     model = (RECIPES | FORGETTING)[name][1](task)
-    seconds = round(time.perf_counter() - begin)
     # SmolLM2 takes ten times as long as the others: it searches only the passages of the test families.
     tests = {"test": small(task.test, 0) if name.startswith("decoder") else task.test}
     if part == "forgetting":
@@ -205,7 +202,7 @@ def measure(task: Task, part: str, name: str) -> dict:
         values[f"first {SHORT}"] = ndcg(model, task.test, SHORT)
     card = getattr(model, "lab_card", {})
     made = {key: card.get(key) for key in ("when", "loss", "rows", "steps", "data_hash", "config", "versions")}
-    return {"seconds": seconds, "ndcg": values, "made": made}
+    return {"ndcg": values, "made": made}
 
 
 def measure_all(lang: str, part: str, chosen: list[str]) -> None:
@@ -217,7 +214,7 @@ def measure_all(lang: str, part: str, chosen: list[str]) -> None:
         row = measure(task, part, name)
         file(lang, part, name).write_text(json.dumps(row), encoding="utf-8")
         means = {key: round(float(np.mean(values)), 3) for key, values in row["ndcg"].items()}
-        print(lang, part, name, f"{row['seconds']} s", means, flush=True)
+        print(lang, part, name, means, flush=True)
         gc.collect()
 
 
@@ -236,13 +233,13 @@ def line(title: str, row: dict, base: dict | None, key: str = "test", base_key: 
         before = np.array(base["ndcg"][base_key or key])
         low, high = metrics.paired_bootstrap(before, values)
         against = f"{values.mean() - before.mean():+.3f} | {low:+.3f} … {high:+.3f}"
-    return f"| {title} | {values.mean():.3f} | {against} | {row['seconds']} |"
+    return f"| {title} | {values.mean():.3f} | {against} |"
 
 
 def table(caption: str, lines: list[str]) -> str:
     if not lines:
         return f"{caption} not measured yet."
-    return "\n".join([f"{caption}\n", "| recipe | nDCG@10 | Δ | 95 % interval | s |", "|---|---|---|---|---|", *lines])
+    return "\n".join([f"{caption}\n", "| recipe | nDCG@10 | Δ | 95 % interval |", "|---|---|---|---|", *lines])
 
 
 def section(lang: str) -> str:
@@ -308,8 +305,7 @@ def cell(rows: dict[str, dict], name: str) -> str:
 def write() -> None:
     intro = (
         f"# recipes\n\n{machine()} One seed. Δ and its interval (paired bootstrap over the test queries) are against the model that the "
-        "row started from; s is the time of training, with teacher or mining where the row was the first to need them. SmolLM2 "
-        "searches only the passages of the test families."
+        "row started from. SmolLM2 searches only the passages of the test families."
     )
     tables = [f"## {title}\n\n{overview(lang)}" for lang, title in (("en", "Overview"), ("zh", "一览"))]
     text = "\n\n".join([intro, *tables, *(section(lang) for lang in profiles.LANGUAGES)])
