@@ -40,6 +40,20 @@ def lang(request, settings, monkeypatch):
 
 
 @pytest.fixture
+def config(tmp_path):
+    """A maker of settings for short training runs at a constant rate, which a loop written by hand can follow."""
+    from retrieval_lab.training import Config
+
+    short = {
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 8,
+        "lr_scheduler_type": "constant",
+        "warmup_ratio": 0,
+    }
+    return lambda **changes: Config(output_dir=str(tmp_path / "run"), **(short | changes))
+
+
+@pytest.fixture
 def harbour():
     """Four documents, three queries, graded."""
     corpus = {

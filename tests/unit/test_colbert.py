@@ -349,16 +349,6 @@ def scored_rows(n=16) -> Dataset:
     return Dataset.from_dict(data | {"label": labels})
 
 
-def config(tmp_path, **changes) -> Config:
-    plain = {
-        "learning_rate": 1e-3,
-        "per_device_train_batch_size": 8,
-        "lr_scheduler_type": "constant",
-        "warmup_ratio": 0,
-    }
-    return Config(output_dir=str(tmp_path / "run"), **(plain | changes))
-
-
 def tokens_of(model, texts, prompt):
     """Unit token vectors with gradient, one tensor a text, prompts put in front by hand."""
     vectors = []
@@ -393,10 +383,10 @@ CASES = [("in_batch", False, None), ("in_batch", True, None), ("in_batch", True,
 
 
 @pytest.mark.parametrize("kind, negatives, mini_batch_size", [*CASES, ("margin_mse", True, None)])
-def test_two_steps_equal_a_loop_written_by_hand(tmp_path, kind, negatives, mini_batch_size):
+def test_two_steps_equal_a_loop_written_by_hand(config, kind, negatives, mini_batch_size):
     data = rows(negatives=negatives) if kind == "in_batch" else scored_rows()
     ours, by_hand = (colbert.from_encoder(tiny.encoder(prompts=PROMPTS)) for _ in range(2))
-    settings = config(tmp_path, max_steps=2, max_grad_norm=1e9, loss_type=kind, mini_batch_size=mini_batch_size)
+    settings = config(max_steps=2, max_grad_norm=1e9, loss_type=kind, mini_batch_size=mini_batch_size)
     colbert.train(ours, data, settings, teacher_temperature=0.5)
     texts = [name for name in data.column_names if name != "label"]
     optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=0.0)
@@ -422,19 +412,19 @@ def test_loss_is_the_one_written_by_hand(kind):
 
 
 @pytest.mark.parametrize("kind", ["in_batch", "distill"])
-def test_prompt_of_a_row_takes_the_place_of_the_models_query_prompt(tmp_path, kind):
+def test_prompt_of_a_row_takes_the_place_of_the_models_query_prompt(config, kind):
     data = rows(4) if kind == "in_batch" else scored_rows(4)
     expected = {"find: " + query for query in data["query"]} | {PROMPTS["document"] + doc for doc in data["positive"]}
     model, read = colbert.from_encoder(tiny.encoder(prompts=PROMPTS)), set()
     model[0].register_forward_pre_hook(lambda _, inputs: read.update(map(tuple, inputs[0]["input_ids"].tolist())))
     own = data.add_column("prompt_for_query", ["find: "] * len(data))
-    colbert.train(model, own, config(tmp_path, max_steps=1, loss_type=kind))
+    colbert.train(model, own, config(max_steps=1, loss_type=kind))
     found = {tuple(token for token in tokens if token != model.tokenizer.pad_token_id) for tokens in read}
     assert {tuple(model.tokenizer(text)["input_ids"]) for text in expected} <= found
     assert len(found) == 4 * (2 if kind == "in_batch" else 3)
 
 
-def test_training_brings_the_answer_up(tmp_path):
+def test_training_brings_the_answer_up(config):
     data, model = rows(24), colbert.from_encoder(tiny.encoder(prompts=PROMPTS))
 
     def right():
@@ -444,12 +434,12 @@ def test_training_brings_the_answer_up(tmp_path):
         return (scores.argmax(dim=1) == torch.arange(24)).float().mean().item()
 
     before = right()
-    assert colbert.train(model, data, config(tmp_path, num_train_epochs=8)) is model
+    assert colbert.train(model, data, config(num_train_epochs=8)) is model
     assert right() > before + 0.3
 
 
-def test_trained_model_scores_the_same_in_plain_sentence_transformers(tmp_path):
-    model = colbert.train(colbert.from_encoder(tiny.encoder(prompts=PROMPTS)), rows(), config(tmp_path, max_steps=2))
+def test_trained_model_scores_the_same_in_plain_sentence_transformers(tmp_path, config):
+    model = colbert.train(colbert.from_encoder(tiny.encoder(prompts=PROMPTS)), rows(), config(max_steps=2))
     model.save_pretrained(str(tmp_path / "saved"))
     again = MultiVectorEncoder(str(tmp_path / "saved"), device="cpu")
     found = again.similarity(again.encode_query(TEXTS, batch_size=3), again.encode_document(TEXTS, batch_size=2))
@@ -473,31 +463,31 @@ def test_groups_of_unlike_size_are_refused(lang, groups, sizes):
         colbert.one_row_a_query(data)
 
 
-def test_distillation_without_scores_is_refused(tmp_path, model, lang):
+def test_distillation_without_scores_is_refused(config, model, lang):
     words = {"en": "needs columns query, document, score, group", "zh": "需要 query、document、score、group 四列"}
     with pytest.raises(ValueError, match=words[lang]):
-        colbert.train(model, rows(), config(tmp_path, loss_type="distill"))
+        colbert.train(model, rows(), config(loss_type="distill"))
 
 
-def test_unknown_loss_is_refused(tmp_path, model, lang):
+def test_unknown_loss_is_refused(config, model, lang):
     words = {
         "en": "loss_type='hinge' is not known; use one of in_batch, distill, margin_mse",
         "zh": "不认识 loss_type='hinge'；可用：in_batch、distill、margin_mse",
     }
     with pytest.raises(ValueError, match=words[lang]):
-        colbert.train(model, rows(), config(tmp_path, loss_type="hinge"))
+        colbert.train(model, rows(), config(loss_type="hinge"))
 
 
 @pytest.mark.parametrize("kind", ["distill", "margin_mse"])
-def test_gradcache_is_refused_for_a_teachers_scores(tmp_path, model, lang, kind):
+def test_gradcache_is_refused_for_a_teachers_scores(config, model, lang, kind):
     words = {"en": f"mini_batch_size=4 would do nothing: .* not for {kind}", "zh": f"mini_batch_size=4 .*不用于 {kind}"}
     with pytest.raises(ValueError, match=words[lang]):
-        colbert.train(model, scored_rows(), config(tmp_path, loss_type=kind, mini_batch_size=4))
+        colbert.train(model, scored_rows(), config(loss_type=kind, mini_batch_size=4))
 
 
-def test_rows_without_positives_are_refused(tmp_path, model):
+def test_rows_without_positives_are_refused(config, model):
     with pytest.raises(ValueError, match="training needs rows with columns query, positive"):
-        colbert.train(model, Dataset.from_dict({"query": ["a"], "text": ["b"]}), config(tmp_path))
+        colbert.train(model, Dataset.from_dict({"query": ["a"], "text": ["b"]}), config())
 
 
 def test_no_warning_when_nothing_is_new():

@@ -11,7 +11,6 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from transformers import AutoModel, AutoTokenizer
 
 from retrieval_lab import batching, embedding, tiny
-from retrieval_lab.training import Config
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
 LONG = "the tram runs every ten minutes. " * 61  # over 2,000 characters
@@ -162,22 +161,12 @@ def info_nce(model, data, temperature: float = 0.05):
     return (scores.logsumexp(dim=1) - scores[own, own]).mean()
 
 
-def config(tmp_path, **changes) -> Config:
-    plain = {
-        "learning_rate": 1e-3,
-        "per_device_train_batch_size": 8,
-        "lr_scheduler_type": "constant",
-        "warmup_ratio": 0,
-    }
-    return Config(output_dir=str(tmp_path / "run"), **(plain | changes))
-
-
 @pytest.mark.parametrize("negatives", [False, True])
 @pytest.mark.parametrize("prompts", [None, PROMPTS])
-def test_two_steps_equal_a_loop_written_by_hand(tmp_path, negatives, prompts):
+def test_two_steps_equal_a_loop_written_by_hand(config, negatives, prompts):
     data = rows(16, negatives)
     ours, by_hand = tiny.encoder(prompts=prompts), tiny.encoder(prompts=prompts)
-    embedding.train(ours, data, config(tmp_path, max_steps=2, max_grad_norm=1e9))
+    embedding.train(ours, data, config(max_steps=2, max_grad_norm=1e9))
 
     lengths = batching.sampler(by_hand, data, data.column_names)(data, 8, False).lengths
     texts = [set(row.values()) for row in data]
@@ -195,27 +184,25 @@ def test_two_steps_equal_a_loop_written_by_hand(tmp_path, negatives, prompts):
             torch.testing.assert_close(mine, other, atol=1e-5, rtol=0, msg=name)
 
 
-def test_loss_falls(tmp_path):
+def test_loss_falls(config):
     data, model = rows(), tiny.encoder()
     before = info_nce(model, data[:]).item()
-    embedding.train(model, data, config(tmp_path, num_train_epochs=8))
+    embedding.train(model, data, config(num_train_epochs=8))
     assert info_nce(model, data[:]).item() < before / 2
 
 
-def test_training_is_deterministic_for_a_seed(tmp_path):
+def test_training_is_deterministic_for_a_seed(config):
     data = rows()
 
     def trained(seed):
         torch.manual_seed(random.randrange(1000))  # what was drawn before does not matter
-        return embedding.train(
-            tiny.encoder(), data, config(tmp_path, num_train_epochs=1, seed=seed, dropout=True)
-        ).encode("tram")
+        return embedding.train(tiny.encoder(), data, config(num_train_epochs=1, seed=seed, dropout=True)).encode("tram")
 
     one, same, other = trained(3), trained(3), trained(4)
     assert (one == same).all() and np.abs(one - other).max() > 1e-4
 
 
-def test_each_epoch_draws_other_batches(tmp_path, monkeypatch):
+def test_each_epoch_draws_other_batches(config, monkeypatch):
     drawn = {}
     original = batching.BucketBatchSampler.__iter__
 
@@ -224,7 +211,7 @@ def test_each_epoch_draws_other_batches(tmp_path, monkeypatch):
         return iter(drawn[self.epoch])
 
     monkeypatch.setattr(batching.BucketBatchSampler, "__iter__", recorded)
-    embedding.train(tiny.encoder(), rows(), config(tmp_path, num_train_epochs=3))
+    embedding.train(tiny.encoder(), rows(), config(num_train_epochs=3))
     assert sorted(drawn) == [0, 1, 2] and drawn[0] != drawn[1] != drawn[2]
 
 
@@ -243,7 +230,7 @@ def rates(model):
     return [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
 
 
-def test_dropout_is_off_while_training_and_restored(tmp_path, monkeypatch):
+def test_dropout_is_off_while_training_and_restored(config, monkeypatch):
     model, seen = tiny.encoder(), []
     usual = rates(model)
     assert max(usual) > 0
@@ -251,13 +238,13 @@ def test_dropout_is_off_while_training_and_restored(tmp_path, monkeypatch):
     monkeypatch.setattr(
         SentenceTransformerTrainer, "train", lambda self, **options: (seen.append(rates(model)), train(self))
     )
-    embedding.train(model, rows(8), config(tmp_path, max_steps=1))
-    embedding.train(model, rows(8), config(tmp_path, max_steps=1, dropout=True))
+    embedding.train(model, rows(8), config(max_steps=1))
+    embedding.train(model, rows(8), config(max_steps=1, dropout=True))
     assert set(seen[0]) == {0.0} and seen[1] == usual == rates(model)
     assert not model.training
 
 
-def test_error_while_training_leaves_the_model_as_it_was(tmp_path, monkeypatch):
+def test_error_while_training_leaves_the_model_as_it_was(config, monkeypatch):
     def stopped(self, **options):
         assert model.max_seq_length == 16
         raise KeyboardInterrupt
@@ -266,26 +253,26 @@ def test_error_while_training_leaves_the_model_as_it_was(tmp_path, monkeypatch):
     usual = rates(model)
     monkeypatch.setattr(SentenceTransformerTrainer, "train", stopped)
     with pytest.raises(KeyboardInterrupt):
-        embedding.train(model, rows(8), config(tmp_path, max_seq_length=16))
+        embedding.train(model, rows(8), config(max_seq_length=16))
     assert model.max_seq_length == 128 and rates(model) == usual
 
 
-def test_training_length_cuts_texts_and_is_undone(tmp_path):
+def test_training_length_cuts_texts_and_is_undone(config):
     model, widths = tiny.encoder(), []
     model[0].register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0]["input_ids"].shape[1]))
     data = Dataset.from_dict({"query": ["a b"] * 2, "positive": ["c" * 90, "d" * 90]})
-    embedding.train(model, data, config(tmp_path, max_steps=1, max_seq_length=16))
+    embedding.train(model, data, config(max_steps=1, max_seq_length=16))
     assert max(widths) == 16 and model.max_seq_length == 128
 
 
 @pytest.mark.parametrize("prompts", [{"passage": "passage: "}, {"document": "", "passage": "passage: "}, PROMPTS])
-def test_training_uses_the_prompts_that_encoding_uses(tmp_path, monkeypatch, prompts):
+def test_training_uses_the_prompts_that_encoding_uses(config, monkeypatch, prompts):
     model, seen = tiny.encoder(prompts=prompts), []
     train = SentenceTransformerTrainer.train
     monkeypatch.setattr(
         SentenceTransformerTrainer, "train", lambda self, **options: (seen.append(self.args.prompts), train(self))
     )
-    embedding.train(model, rows(8), config(tmp_path, max_steps=1, learning_rate=1e-9))
+    embedding.train(model, rows(8), config(max_steps=1, learning_rate=1e-9))
     plain = tiny.encoder(prompts={"query": "", "document": ""})
     used = seen[0] or {}
     for kind, column in (("query", "query"), ("document", "positive")):
@@ -293,8 +280,8 @@ def test_training_uses_the_prompts_that_encoding_uses(tmp_path, monkeypatch, pro
         np.testing.assert_allclose(embedding.encode(model, ["tram"], kind)[0], expected, atol=1e-5)
 
 
-def test_saved_model_is_a_plain_sentence_transformer(tmp_path):
-    model = embedding.train(tiny.encoder(prompts=PROMPTS), rows(), config(tmp_path, num_train_epochs=1))
+def test_saved_model_is_a_plain_sentence_transformer(tmp_path, config):
+    model = embedding.train(tiny.encoder(prompts=PROMPTS), rows(), config(num_train_epochs=1))
     model.save_pretrained(str(tmp_path / "saved"))
     again = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     assert json.loads((tmp_path / "saved" / "config_sentence_transformers.json").read_text())["prompts"] == PROMPTS
@@ -303,9 +290,9 @@ def test_saved_model_is_a_plain_sentence_transformer(tmp_path):
         np.testing.assert_allclose(one_by_one(again, TEXTS, kind), expected, atol=1e-5)
 
 
-def test_train_changes_and_returns_the_model_it_was_given(tmp_path):
+def test_train_changes_and_returns_the_model_it_was_given(config):
     model = tiny.encoder()
-    assert embedding.train(model, rows(8), config(tmp_path, max_steps=1)) is model
+    assert embedding.train(model, rows(8), config(max_steps=1)) is model
 
 
 BAD = {
@@ -317,11 +304,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_data_of_another_shape_is_refused(tmp_path, lang, case):
+def test_data_of_another_shape_is_refused(config, lang, case):
     data = Dataset.from_dict(BAD[case])
     words = {
         "en": f"training needs rows with columns query, positive.*; got {len(data)} rows with ",
         "zh": f"训练数据要有 query、positive.*现在是 {len(data)} 行",
     }
     with pytest.raises(ValueError, match=words[lang]):
-        embedding.train(tiny.encoder(), data, config(tmp_path))
+        embedding.train(tiny.encoder(), data, config())
