@@ -2,7 +2,6 @@
 Taught in lesson 07; `retrieval-lab accelerate-config --model NAME --kind fsdp` prints one.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -129,10 +128,8 @@ def _empty(name: str | Path):
     import torch
     from transformers import AutoConfig, AutoModel
 
-    from retrieval_lab import models
+    from retrieval_lab import decoders, models
 
-    folder = models.resolve(name)
-    if (folder / "modules.json").is_file():  # sentence-transformers may keep the transformer in a folder of its own
-        folder /= json.loads((folder / "modules.json").read_text(encoding="utf-8"))[0]["path"]
+    folder = decoders.weights_folder(models.resolve(name))
     with torch.device("meta"):
         return AutoModel.from_config(AutoConfig.from_pretrained(folder))

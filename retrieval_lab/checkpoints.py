@@ -35,7 +35,7 @@ def whole(folder: str | Path) -> list[Path]:
 
 def _numbered(folder: str | Path) -> list[Path]:
     folders = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return sorted(folders, key=_step)
 
 
 def _readable(file: Path) -> bool:
