@@ -8,6 +8,7 @@ from pathlib import Path
 
 from langchain_core.documents import Document
 
+from retrieval_lab import rag_html
 from retrieval_lab.corpora import Collection
 from retrieval_lab.profiles import say
 
@@ -120,26 +121,17 @@ def _plain(content: bytes, name: str) -> list[Document]:
     return [_document(_decoded(content, name), name)]
 
 
-_BLOCKS = ("p", "li", "tr", "div", "br", "dt", "dd", "section", "table", "blockquote", "pre")
-
-
 def _html(content: bytes, name: str) -> list[Document]:
-    """Text of a page; headings become Markdown's, so that one splitter serves both."""
-    from bs4 import BeautifulSoup
+    """Headings become Markdown's, so that one splitter serves both."""
+    from bs4.builder import ParserRejectedMarkup
 
-    soup = BeautifulSoup(content, "html.parser")  # finds the encoding that the page declares
-    title = soup.title.get_text(strip=True) if soup.title else ""
-    for tag in soup(["script", "style", "noscript", "template", "nav", "head", "title"]):
-        tag.decompose()
-    for tag in soup.find_all([*_BLOCKS, "td", "th"]):
-        sign = "\n" if tag.name in _BLOCKS else " "
-        tag.insert_before(sign)  # before too: a page may leave its paragraphs open
-        tag.insert_after(sign)
-    for level in range(1, 7):
-        for tag in soup.find_all(f"h{level}"):
-            tag.replace_with(f"\n\n{'#' * level} {tag.get_text(' ', strip=True)}\n\n")
-    lines = [re.sub(r"[ \t\r\xa0]+", " ", line).strip() for line in soup.get_text().split("\n")]
-    return [_document(re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip(), name, title)]
+    try:
+        title, text = rag_html.title_and_text(content)
+    except ParserRejectedMarkup as problem:
+        reason = str(problem).split("\n")[-1].strip()
+        en, zh = f"no readable HTML ({reason})", f"不是可读的 HTML（{reason}）"
+        raise _broken(name, en, zh, "save it again from a browser", "用浏览器打开后重新保存") from None
+    return [_document(text, name, title)]
 
 
 def _pdf(content: bytes, name: str) -> list[Document]:
@@ -157,7 +149,7 @@ def _pdf(content: bytes, name: str) -> list[Document]:
 
 def _unwrapped(text: str) -> str:
     """Lines of a printed column joined to sentences: with a blank, or between Chinese characters without one."""
-    text = re.sub(r"(?<=[\u3000-\u9fff，。；：！？])\n(?=[\u3000-\u9fff])", "", text)
+    text = rag_html.BETWEEN_HAN.sub("", text)
     return re.sub(r"(?<=[^\n.:!?])\n(?=[^\n])", " ", text)
 
 

@@ -1,11 +1,12 @@
 """Loading files and cutting them: expectations written out by hand."""
 
 import re
+import sys
 
 import pytest
 from langchain_core.documents import Document
 
-from retrieval_lab import rag_documents, tiny
+from retrieval_lab import rag_documents, rag_html, tiny
 from retrieval_lab.rag_documents import load, load_bytes, sentences, split
 
 
@@ -73,6 +74,49 @@ def test_html_with_open_paragraphs_and_a_table_keeps_texts_apart():
     assert [line for line in lines if line] == ["One.", "Two.", "boat fee", "big 2"]
 
 
+def test_html_lines_of_the_source_are_no_lines_of_the_text():
+    page = "<p>The ferry\n   runs.<p>渡船每\n  小时一班。<pre>a\n b</pre><h2>Fees<br>2026</h2>x<!-- y --><template>z</template><nav><h2>Menu</h2></nav>"
+    lines = load_bytes(page.encode(), "ferry.html")[0].page_content.split("\n")
+    assert [line for line in lines if line] == ["The ferry runs.", "渡船每小时一班。", "a", "b", "## Fees 2026", "x"]
+
+
+def test_html_that_leaves_its_head_open_keeps_its_body():
+    page = b"<html><head><title>Fees</title><meta charset=utf-8><body><p>One."
+    assert load_bytes(page, "fees.html")[0].page_content == "One."
+
+
+def lines_run(function) -> int:
+    """How many lines of Python a call runs, in whatever module."""
+    count = 0
+
+    def trace(frame, event, argument):
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("page", ["<p>a", "<p>a</p>", "<div>", "<nav>a", "<h2>a", "<td>a</b>"])
+def test_html_of_twice_as_many_tags_is_twice_the_work(page):
+    once, twice = (
+        lines_run(lambda n=n: rag_html.title_and_text((page * n + "<p>z").encode())) for n in (10_000, 20_000)
+    )
+    assert twice < 2.1 * once
+
+
+def test_html_that_the_parser_rejects_is_refused_with_its_name(lang):
+    words = {"en": "a.html: no readable HTML .*save it again", "zh": "a.html：不是可读的 HTML.*重新保存"}
+    with pytest.raises(ValueError, match=words[lang]):
+        load_bytes(b"<p>a<![foo[b]]>", "a.html")
+
+
 def test_html_is_read_in_the_encoding_that_it_declares():
     page = '<html><head><meta charset="gb18030"></head><body><p>渡船每小时一班。</p></body></html>'.encode("gb18030")
     assert load_bytes(page, "ferry.html")[0].page_content == "渡船每小时一班。"
@@ -86,7 +130,7 @@ def test_pdf_gives_a_document_a_page_and_leaves_out_empty_ones(text):
 
 def test_lines_of_a_printed_column_are_joined():
     assert rag_documents._unwrapped("The ferry\nruns.\nNext") == "The ferry runs.\nNext"
-    assert rag_documents._unwrapped("渡船每\n小时一班。") == "渡船每小时一班。"
+    assert rag_documents._unwrapped("渡船每\n小时一班。\n\n电车") == "渡船每小时一班。\n\n电车"
 
 
 @pytest.mark.parametrize(
