@@ -95,14 +95,17 @@ class RerankingCompressor(BaseDocumentCompressor):
     """Reorders documents by a reranker and keeps the ``top_n`` best that reach ``threshold``.
 
     ``score`` is a function of a list of (query, text) pairs that returns a number for each. With ``weight`` below 1 the
-    reranker's scores and those of the first stage are each standardised over the candidates and mixed, ``weight`` for the reranker:
-    a small reranker alone often falls behind the retriever that it was trained from. ``threshold`` is about the
+    reranker's score is added to the first stage's, ``weight`` for the reranker: a small reranker alone often falls behind the
+    retriever that it was trained from. With the ``temperature`` that this retriever was trained with, what is added is
+    ``cosine`` / temperature, see `fusion.interpolate`; a document without a cosine, found by its words only, counts as the
+    farthest of the others. Without it, both scores are standardised over the candidates. ``threshold`` is about the
     reranker's own score, ``rerank_score`` in the metadata.
 
     Raises
     ------
     ValueError
-        From ``compress_documents``, if ``weight`` is below 1 and a document has no ``score`` of a first stage.
+        From ``compress_documents``, if ``weight`` is below 1 and a document has no ``score`` of a first stage, or, with a
+        temperature, none has a ``cosine``.
 
     Source: lesson 03 (reranker), lesson 05.
     """
@@ -111,6 +114,7 @@ class RerankingCompressor(BaseDocumentCompressor):
     top_n: int = Field(3, ge=1)
     threshold: float | None = None
     weight: float = Field(1.0, ge=0, le=1)
+    temperature: float | None = Field(None, gt=0)
 
     def compress_documents(self, documents: Sequence[Document], query: str, callbacks=None) -> list[Document]:
         """The best documents as copies, best first; the documents given are left as they are, in their order."""
@@ -126,16 +130,18 @@ class RerankingCompressor(BaseDocumentCompressor):
         """The score that decides, of each document."""
         if self.weight == 1:
             return scores
-        missing = [d.metadata.get("source") for d in documents if "score" not in d.metadata]
-        if missing:
+        name = "cosine" if self.temperature else "score"
+        known = [document.metadata[name] for document in documents if name in document.metadata]
+        if not known or (len(known) < len(documents) and not self.temperature):
+            source = next(d.metadata.get("source") for d in documents if name not in d.metadata)
             raise ValueError(
                 say(
-                    en=f"document {missing[0]!r} has no first-stage `score` to mix with; use weight=1",
-                    zh=f"文档 {missing[0]!r} 没有第一阶段的 `score`，无从混合；改用 weight=1",
+                    en=f"document {source!r} has no first-stage `{name}` to mix with; use weight=1",
+                    zh=f"文档 {source!r} 没有第一阶段的 `{name}`，无从混合；改用 weight=1",
                 )
             )
-        first = {i: document.metadata["score"] for i, document in enumerate(documents)}
-        mixed = fusion.interpolate(first, dict(enumerate(scores)), self.weight)
+        first = {i: document.metadata.get(name, min(known)) for i, document in enumerate(documents)}
+        mixed = fusion.interpolate(first, dict(enumerate(scores)), self.weight, self.temperature)
         return [mixed[i] for i in first]
 
 

@@ -5,7 +5,7 @@ Taught in lesson 05.
 from functools import partial
 
 from retrieval_lab import corpora, demo, embedding, rag, rag_documents
-from retrieval_lab.profiles import language, say
+from retrieval_lab.profiles import current, language, say
 
 CHUNK_TOKENS = 160  # as in lesson 05's table of sizes
 
@@ -56,6 +56,7 @@ def assistant(
     own = None if docs is None else rag_documents.load(docs)  # first: a wrong path shows at once
     encoder = embedding.load(model) if model else demo.retriever(lang)
     parts = {"score": _reranker(reranker, lang), "answerer": _answerer(chat, base_url)}
+    parts["temperature"] = None if model or reranker else current().temperature(lang)  # another model's is not known
     where = {"url": chroma} if chroma else {"folder": index}
     shipped = rag_documents.from_collection(corpora.load("city_services", lang=lang))
     city = rag.Assistant(encoder, shipped, name=f"city-{lang}", **where, **parts)

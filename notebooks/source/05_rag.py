@@ -203,13 +203,16 @@ found = assistant.retriever("both").invoke(question)
 # %% [markdown] slug="rerank" lang="en"
 # ## Rerank
 #
-# A cross-encoder (lesson 03) reads question and passage together. LangChain calls the part that reorders documents a
-# *compressor*; ours takes any function that scores pairs. The input list stays as it was.
-# %% [markdown] slug="rerank" lang="zh" of="6e53cdc5"
+# A cross-encoder (lesson 03) reads question and passage together; ours was trained on what this encoder finds. LangChain
+# calls the part that reorders documents a *compressor*; ours takes any function that scores pairs. As in lesson 03, the
+# cosine divided by the encoder's temperature is a logit too, and the two are added, half and half. The input list stays as
+# it was.
+# %% [markdown] slug="rerank" lang="zh" of="45b71f8f"
 # ## 重排
 #
-# 交叉编码器（第 03 课）把问题和资料放在一起读。LangChain 把给文档重新排序的部件叫作 *compressor*；
-# 我们的这个可以用任何给文本对打分的函数，传进去的列表不会被改动。
+# 交叉编码器（第 03 课）把问题和资料放在一起读；这一个就是用这个编码器找到的资料训练的。
+# LangChain 把给文档重新排序的部件叫作 *compressor*；我们的这个可以用任何给文本对打分的函数，传进去的列表不会被改动。
+# 和第 03 课一样，余弦除以编码器的温度也是一个 logit，与交叉编码器的得分各取一半相加。
 # %% slug="rerank-show"
 from functools import partial
 
@@ -217,8 +220,10 @@ from retrieval_lab import reranker
 from retrieval_lab.rag_retrieval import RerankingCompressor
 
 assistant.score = partial(reranker.score, demo.reranker(LANG))
-ten = assistant.retriever("both", k=10).invoke(question)
-compressor = RerankingCompressor(score=assistant.score, top_n=3, weight=0.5)
+assistant.temperature = profiles.current().temperature(LANG)
+mixing = {"weight": 0.5, "temperature": assistant.temperature}
+ten = assistant.retriever("meaning", k=10).invoke(question)
+compressor = RerankingCompressor(score=assistant.score, top_n=3, **mixing)
 best = compressor.compress_documents(ten, question)
 [(d.metadata["title"], round(d.metadata["rerank_score"], 2)) for d in best]
 # %% [markdown] slug="answer" lang="en"
@@ -261,7 +266,7 @@ quoting.invoke(given)
 # `rag.chain` 用 LangChain 自己的部件把几步串起来：检索、掂量证据、回答或者拒答、核对每一处引用。
 # 它是流式的：资料先到，回答后到。
 # %% slug="chain-show"
-chain = assistant.chain("both", rerank=True)
+chain = assistant.chain("meaning", rerank=True)
 for part in chain.stream(question):
     for key, value in part.items():
         print(f"{key:10}", value if key != "documents" else f"({len(value)})")
@@ -344,13 +349,13 @@ result["question"], result["answer"], round(result["evidence"], 3)
 # %% [markdown] slug="table" lang="en"
 # ## Does better retrieval give better answers?
 #
-# Five retrievers, the same answerer, each with a threshold chosen on other questions (the last row has that of the
+# Five retrievers, the same answerer, each with a threshold chosen on other questions (the reranked row has that of the
 # row above). *answered right*: it answered, and what it quoted first comes from a passage that answers. *citation
 # correctness*: of all citations in given answers. *abstained right*: of the hopeless questions.
-# %% [markdown] slug="table" lang="zh" of="f57c09bb"
+# %% [markdown] slug="table" lang="zh" of="9384a490"
 # ## 检索更好，回答也更好吗？
 #
-# 五种检索，同一个回答器，阈值都用另外的问题选出（最后一行沿用上一行的）。
+# 五种检索，同一个回答器，阈值都用另外的问题选出（重排的一行沿用上一行的）。
 # *answered right*：作答了，而且第一处引文出自能回答问题的资料。*citation correctness*：所有作答里引用的正确率。
 # *abstained right*：没有答案的问题里拒答的比例。
 # %% slug="zero-shot"
@@ -359,24 +364,26 @@ plain = rag.Assistant(untouched, documents, folder / "index", name="zero-shot")
 plain.answerer = assistant.answerer
 plain.thresholds = {"meaning": rag.calibrate(plain.retriever("meaning"), LANG)}
 # %% slug="evaluate"
-from retrieval_lab import rag_metrics
+from retrieval_lab import experiment, rag_metrics
 
 chains = {
     "BM25": assistant.chain("words"),
     "zero-shot": plain.chain("meaning"),
     "fine-tuned": assistant.chain("meaning"),
+    "fine-tuned + reranker": assistant.chain("meaning", rerank=True),
     "BM25 + fine-tuned": assistant.chain("both"),
-    "+ reranker": assistant.chain("both", rerank=True),
 }
 frames = {n: rag_metrics.evaluate(c, city, hopeless) for n, c in chains.items()}
 answers = rag_metrics.table(frames)
-answers.style.format(precision=3)
+experiment.show(answers)
 # %% [markdown] slug="table-read" lang="en"
 # Each row is compared with the one above. Look at *context recall* and *answered right* together: what retrieval gains
-# may reach the answer only in part, because the threshold also refuses questions whose passage was found. With this
-# many questions an interval that spans 0 says "not settled", not "no effect".
-# %% [markdown] slug="table-read" lang="zh" of="f3894172"
+# may reach the answer only in part, because the threshold also refuses questions whose passage was found. Compare
+# *answered* too: two thresholds that are about equally good on other questions can refuse very different shares of these.
+# An interval that spans 0 says "not settled", not "no effect".
+# %% [markdown] slug="table-read" lang="zh" of="b770e0ed"
 # 每一行与上一行比较。把 *context recall* 和 *answered right* 放在一起看：检索上的提升可能只有一部分传到回答里，因为有些问题的资料明明找到了，却被阈值挡下了。
+# 也比一比 *answered*：两个阈值在另外的问题上好坏差不多，在这里拒答的比例却可能差很多。
 # 问题只有这么多，置信区间跨过 0 的意思是“还不能下结论”，而不是“没有效果”。
 # %% [markdown] slug="gold" lang="en"
 # Does the answer hold the words that answer? The handbook's questions come with them: *gold quoted* asks for them whole,

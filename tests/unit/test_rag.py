@@ -102,6 +102,15 @@ def test_assistant_has_three_retrievers_with_and_without_reranking(assistant, ha
     assert isinstance(assistant.retriever("meaning"), DenseRetriever)
 
 
+def test_assistant_adds_logits_where_cosines_alone_gave_the_order(assistant):
+    assistant.score, assistant.temperature = (lambda pairs: [1.0] * len(pairs)), 0.05
+    best = assistant.retriever("meaning", rerank=True).invoke("the river")[0].metadata
+    assert best["score"] == pytest.approx((best["cosine"] / 0.05 + 1) / 2)
+    for kind in ("words", "both"):  # standardised: equal scores of the reranker add nothing to a mean of 0
+        found = assistant.retriever(kind, rerank=True, k=4).invoke("the river")
+        assert sum(d.metadata["score"] for d in found) == pytest.approx(0)
+
+
 def test_assistant_refuses_what_it_does_not_have(assistant, lang):
     words = {"en": "retriever 'bm25' is none of both, meaning, words", "zh": "没有检索方式 'bm25'"}
     with pytest.raises(ValueError, match=words[lang]):

@@ -138,6 +138,28 @@ def test_mixed_score_standardises_both_stages():
     assert [(d.id, d.metadata["score"]) for d in found] == [("a", 0.5), ("b", -0.5)]
 
 
+def near(**cosines):
+    return [Document(t, metadata={"source": t, "score": 0.0, "cosine": c}, id=t) for t, c in cosines.items()]
+
+
+def test_with_a_temperature_the_cosines_logit_is_added_to_the_rerankers():
+    given = near(abc=0.9, abcde=0.8)  # logits 9 and 8; reranker 3 and 5
+    found = RerankingCompressor(score=longest_first, weight=0.5, temperature=0.1).compress_documents(given, "q")
+    assert [(d.id, d.metadata["score"]) for d in found] == [("abcde", pytest.approx(6.5)), ("abc", pytest.approx(6))]
+
+
+def test_document_that_only_its_words_found_counts_as_the_farthest_of_the_others():
+    given = [*near(abc=0.9, ab=0.5), Document("abcd", metadata={"source": "words", "score": 1.0}, id="words")]
+    found = RerankingCompressor(score=longest_first, weight=0.5, temperature=0.1).compress_documents(given, "q")
+    assert {d.id: d.metadata["score"] for d in found} == pytest.approx({"abc": 6, "words": 4.5, "ab": 3.5})
+
+
+def test_temperature_without_any_cosine_is_refused(lang):
+    words = {"en": "'a' has no first-stage `cosine`", "zh": "'a' 没有第一阶段的 `cosine`"}
+    with pytest.raises(ValueError, match=words[lang]):
+        RerankingCompressor(score=longest_first, weight=0.5, temperature=0.1).compress_documents(candidates(), "q")
+
+
 def test_equal_scores_do_not_divide_by_zero():
     found = RerankingCompressor(score=lambda pairs: [1.0] * len(pairs), weight=0.5, top_n=4)
     assert [d.id for d in found.compress_documents(candidates(), "q")] == ["a", "b", "c", "d"]
