@@ -2,14 +2,13 @@
 Taught in lesson 04; `retrieval-lab distill` does the same.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from retrieval_lab import formats, models
+from retrieval_lab import decoders, formats, models
 from retrieval_lab.corpora import Collection
 from retrieval_lab.data_collections import jsonl
 from retrieval_lab.profiles import say
@@ -26,18 +25,9 @@ def teacher(name: str | Path) -> tuple[object, Callable]:
     """
     from retrieval_lab import llm, llm_lora, reranker
 
-    folder = models.resolve(name)
-    if _is_decoder(folder):
+    if decoders.is_decoder(models.resolve(name)):
         return llm_lora.merge(llm.load(name)), llm.score
     return reranker.load(name), reranker.score
-
-
-def _is_decoder(folder: Path) -> bool:
-    """Saved with a chat template for pairs, or a plain causal model."""
-    if (folder / "modules.json").is_file():
-        return (folder / "chat_template.jinja").is_file()
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return (config.get("architectures") or [""])[0].endswith(("ForCausalLM", "LMHeadModel"))
 
 
 def from_run(run: dict, collection: Collection, depth: int = 10) -> Candidates:
