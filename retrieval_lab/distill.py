@@ -68,8 +68,9 @@ def label(
     model, score : a reranker, and the function that turns (model, pairs) into one logit a pair
     candidates : of `from_run` or `from_file`
     temperature : logits are divided by it before the sigmoid; above 1 keeps a very sure teacher from saying 0 and 1 only
-    centred : subtract the mean of all logits first. For a teacher trained on lists: its loss never saw where zero is, and far
-        from zero the sigmoid makes all scores alike
+    centred : subtract from the logits of each query their mean first. For a teacher trained on lists: its loss compared the
+        documents of one query and never saw where zero is, and far from zero the sigmoid makes all scores alike. A
+        listwise student learns from softmax(10 * score): with temperature 2.5 that is nearly the teacher's own softmax
 
     Raises
     ------
@@ -82,6 +83,8 @@ def label(
     >>> rows[0]["pos"], rows[0]["pos_scores"]
     (['c', 'b'], [0.75, 0.5])
     """
+    from scipy.special import expit
+
     if temperature <= 0:
         raise ValueError(
             say(en=f"temperature={temperature}; use a number above 0", zh=f"temperature={temperature}；要大于 0")
@@ -96,13 +99,13 @@ def label(
                 zh=f"教师给第 {bad} 对（{pairs[bad][0][:40]!r}）的得分是 {logits[bad]}；拿它训练会毁掉学生模型",
             )
         )
-    logits -= logits.mean() if centred else 0.0
-    probabilities = iter((1 / (1 + np.exp(-logits / temperature))).round(6).tolist())
-    rows = [
-        (query, sorted(((next(probabilities), t) for t in texts), key=lambda item: -item[0]))
-        for query, texts in candidates
-    ]
-    return [{"query": q, "pos": [t for _, t in row], "pos_scores": [p for p, _ in row]} for q, row in rows if row]
+    values, rows = iter(logits.tolist()), []
+    for query, texts in candidates:
+        found = np.array([next(values) for _ in texts])
+        found = expit((found - found.mean() if centred and texts else found) / temperature).round(6).tolist()
+        best_first = sorted(zip(found, texts, strict=True), key=lambda item: -item[0])
+        rows.append({"query": query, "pos": [t for _, t in best_first], "pos_scores": [p for p, _ in best_first]})
+    return [row for row in rows if row["pos"]]
 
 
 def write(rows: list[dict], path: str | Path) -> Path:

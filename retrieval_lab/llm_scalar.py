@@ -15,6 +15,7 @@ def load(
     document_format: str = "document: {}",
     seq: str = " ",
     special_token: str | None = None,
+    document_first: bool = False,
     num_labels: int = 1,
     max_seq_length: int = 512,
     seed: int = 0,
@@ -30,6 +31,8 @@ def load(
     query_format, document_format : texts with one {} each, where the query or document goes
     seq : between the two
     special_token : one token that closes the text; it is added to the vocabulary if need be. None: the model's end-of-text token
+    document_first : put the document before the query, whose words can then look back for their match: a small model learns
+        faster (lesson 04)
     num_labels : outputs of the head
     max_seq_length : tokens in all; of a longer text the end of the document is cut, the special token stays
     seed : of the fresh head's random weights
@@ -52,11 +55,12 @@ def load(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     special = special_token or tokenizer.eos_token
     note = {"query_format": query_format, "document_format": document_format, "seq": seq, "special_token": special}
+    note |= {"document_first": document_first}
     _prepare(tokenizer, special, name)
-    template = llm_prompts.template(tokenizer, _parts(tokenizer, **note), note)
+    parts = _parts(tokenizer, **note)
     with reranker.fresh_head(seed):
         task = {"transformer_task": "sequence-classification", "config_kwargs": {"num_labels": num_labels}}
-        kept = {"chat_template": template, "truncation_side": "right"}
+        kept = llm.tokens(tokenizer, parts, note)
         transformer = Transformer(str(folder), **task, model_kwargs=llm.dtype(), processor_kwargs=kept)
         _prepare(transformer.tokenizer, special, name)
         if len(transformer.tokenizer) > transformer.model.get_input_embeddings().num_embeddings:
@@ -67,8 +71,8 @@ def load(
     return llm.checked(model.eval())
 
 
-def formats(model) -> dict[str, str]:
-    """The query_format, document_format, seq and special_token that a model was made with, also after loading.
+def formats(model) -> dict:
+    """The query_format, document_format, seq, special_token and document_first that a model was made with, also after loading.
 
     >>> import tempfile; from retrieval_lab import tiny
     >>> model = load(tiny.chat_folder("llama", tempfile.mkdtemp()), seq=" | ")
@@ -79,7 +83,9 @@ def formats(model) -> dict[str, str]:
     return llm_prompts.note_of(model.tokenizer)
 
 
-def _parts(tokenizer, query_format: str, document_format: str, seq: str, special_token: str) -> llm_prompts.Layout:
+def _parts(
+    tokenizer, *, query_format: str, document_format: str, seq: str, special_token: str, document_first: bool
+) -> llm_prompts.Layout:
     for field, text in (("query_format", query_format), ("document_format", document_format)):
         if text.count("{}") != 1:
             raise ValueError(
@@ -88,9 +94,10 @@ def _parts(tokenizer, query_format: str, document_format: str, seq: str, special
                     zh=f"{field}={text!r} 里必须恰好有一个 {{}}，文本就填在那里；没有它，文本会丢失",
                 )
             )
-    before, between = query_format.split("{}")
-    start, end = document_format.split("{}")
-    return llm_prompts.Layout(llm_prompts.bos(tokenizer) + before, between + seq + start, end + special_token)
+    texts = {"query": query_format.split("{}"), "document": document_format.split("{}")}
+    roles = ("document", "query") if document_first else ("query", "document")
+    (before, between), (start, end) = (texts[role] for role in roles)
+    return llm_prompts.Layout(llm_prompts.bos(tokenizer) + before, between + seq + start, end + special_token, roles)
 
 
 def _prepare(tokenizer, special: str | None, name) -> None:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from retrieval_lab import cli, distill, formats, llm, reranker, tiny
 
@@ -28,15 +29,25 @@ def test_temperature_softens():
     assert soft[1] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-6)
 
 
-def test_teacher_without_a_zero_is_centred():
-    def far(model, pairs):
-        return by_length(model, pairs) + 50.0
+def test_teacher_without_a_zero_is_centred_query_by_query():
+    """Of a teacher trained on lists, two queries' scores may lie as far apart as they like."""
 
-    plain, centred = (distill.label(None, ROWS, far, centred=flag) for flag in (False, True))
-    logits = by_length(None, [(query, text) for query, texts in ROWS for text in texts])
-    expected = sorted(1 / (1 + np.exp(-(logits - logits.mean()))))
-    assert {score for row in plain for score in row["pos_scores"]} == {1.0}
-    assert sorted(score for row in centred for score in row["pos_scores"]) == pytest.approx(expected, abs=1e-6)
+    def far(model, pairs):
+        return by_length(model, pairs) + [50.0 if query == "tram" else -50.0 for query, _ in pairs]
+
+    plain, centred = (distill.label(None, [*ROWS, ("none", [])], far, centred=flag) for flag in (False, True))
+    assert [row["pos_scores"] for row in plain] == [[1.0] * 3, [0.0]]
+    expected = [1 / (1 + math.exp(-n)) for n in (5, -1, -4)]  # logits 9, 3, 0 less their mean
+    assert centred[0]["pos_scores"] == pytest.approx(expected, abs=1e-6)
+    assert centred[1]["pos_scores"] == [0.5]
+
+
+def test_listwise_student_gets_nearly_the_teachers_softmax():
+    """As the docstring says of temperature 2.5: 10 * sigmoid(x / 2.5) is 5 + x near 0."""
+    teacher = np.array([1.5, 0.5, -2.0])
+    rows = distill.label(None, [("q", ["a", "b", "c"])], lambda model, pairs: teacher + 9, 2.5, centred=True)
+    target = softmax(np.array(rows[0]["pos_scores"]) / reranker.LABEL_TEMPERATURE)
+    np.testing.assert_allclose(target, softmax(teacher), atol=0.03)
 
 
 @pytest.mark.parametrize("temperature", [0, -1])
