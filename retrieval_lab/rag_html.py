@@ -21,7 +21,7 @@ def title_and_text(content: bytes) -> tuple[str, str]:
     bs4.builder.ParserRejectedMarkup
         If the parser can make nothing of the page.
 
-    >>> title_and_text(b"<title>Fees</title><h2>Boats</h2><p>Two\\n crowns.<p>Bikes")
+    >>> title_and_text(b"<title>Fees</title><h2>Boats</h2><p>Two\\n crowns.</p><p>Bikes")
     ('Fees', '## Boats\\n\\nTwo crowns.\\n\\nBikes')
     """
     from bs4 import BeautifulSoup
