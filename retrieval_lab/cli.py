@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--output", default="runs/distill/teacher.jsonl", help="lines of query, pos and pos_scores")
     distill.add_argument("--temperature", type=float, default=1.0, help="above 1: less extreme scores")
     distill.add_argument(
-        "--centred", action="store_true", help="for a teacher trained on lists, whose scores have no zero"
+        "--centred",
+        action="store_true",
+        help="for a teacher trained on lists, whose scores have no zero: subtract each query's mean",
     )
     distill.add_argument("--student", help="train this encoder on the scores")
     distill.add_argument("--student-dir", default="runs/distill/student", help="where the student is saved")
