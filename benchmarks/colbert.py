@@ -1,66 +1,203 @@
-"""Measures colbert.md: one vector a token before and after fine-tuning, and what a small index costs. Minutes a collection.
+"""One vector a token against one vector a text: untrained, fine-tuned in two ways, compressed. Writes colbert.md.
 
-python benchmarks/colbert.py                       every collection that is found
-python benchmarks/colbert.py city_services:zh      one
+python benchmarks/colbert.py                        every row that is not there yet, of every collection
+python benchmarks/colbert.py en city                of one: en or zh, city or public
+python benchmarks/colbert.py zh public distilled    these rows, again
 
-One epoch, one seed, the settings of lesson 02; nothing was chosen on the test queries.
+Each row is kept in runs/colbert/ as soon as it is measured, so an interrupted run goes on where it was. Collections, settings and
+training queries are those of recipes.py; one epoch, one seed, nothing was chosen on test queries.
 """
 
 import argparse
-import tempfile
+import functools
+import gc
+import json
 import time
+from pathlib import Path
 
-from run import add_row, as_markdown
+import numpy as np
+import recipes
+from datasets import Dataset
+from run import machine
 
-from retrieval_lab import colbert, corpora, demo, embedding, experiment, profiles, search
+from retrieval_lab import colbert, corpora, demo, embedding, experiment, lexical, metrics, profiles, reranker, search
 from retrieval_lab.token_stores import Compressed
-from retrieval_lab.training import Config
 
-NAMES = ["city_services:en", "city_services:zh", "scifact:en", "tldr-zh:zh"]
-
-
-def measure(source: str, lang: str) -> str:
-    """The table of one collection; intervals are against the untrained token vectors."""
-    profile, test = profiles.current(), corpora.load(source, lang, "test").sample(profiles.current().n_queries)
-    encoder, data = profile.encoder(lang), training_data(source, lang, profile.n_train)
-    start = time.perf_counter()
-    model = colbert.train(colbert.load(encoder), data, config(profile, lang))
-    seconds = time.perf_counter() - start
-    before = search.LateInteraction(colbert.load(encoder), test, "zero-shot")
-    after = search.LateInteraction(model, test, "fine-tuned")
-    small = search.LateInteraction(model, test, "fine-tuned, 2 bits", store=Compressed.of(after.store, bits=2))
-    single = search.Dense(embedding.load(encoder), test, "zero-shot, one vector a text")
-    table = experiment.compare([single, before, after, small], test, baseline="zero-shot")
-    table["MB"] = [single.vectors.nbytes / 1e6, *(index.megabytes for index in (before, after, small))]
-    return as_markdown(table, f"{encoder}, {len(data)} rows, {seconds:.0f} s of training")
+KEPT = Path("runs/colbert")
+PARTS = ("city", "public")
+LISTED = 4  # documents of a teacher's list
 
 
-def training_data(source: str, lang: str, n: int | None):
-    """The shipped corpus brings hard negatives; a public one has pairs only."""
-    if source == "city_services":
-        return demo.training_data(lang, n)
-    data = corpora.pairs(corpora.load(source, lang, "train"))
-    return data.select(range(min(n or len(data), len(data))))
+class Task(recipes.Task):
+    """The recipes' data, with a one-vector model that saw all training rows and a teacher."""
+
+    @functools.cached_property
+    def tuned(self):
+        """The city's is kept from lesson 01."""
+        if not self.public:
+            return demo.retriever(self.lang)
+        return embedding.train(self.start(), corpora.pairs(self.train), self.config())
+
+    def triplets(self) -> Dataset:
+        return self.mined if self.public else self.rows()
+
+    def lists(self) -> Dataset:
+        """The answer and BM25's best others, scored by the teacher: half of the queries, so as many documents as in the triplets."""
+        rows = self.rows().select(range(recipes.N_QUERIES // 2))
+        run = lexical.BM25(self.train).search({query: query for query in rows["query"]}, 2 * LISTED)
+        lists = []
+        for query, positive in zip(rows["query"], rows["positive"], strict=True):
+            documents = list(dict.fromkeys([positive, *(self.train.corpus[d] for d in run[query])]))[:LISTED]
+            lists += [(query, documents)] if len(documents) == LISTED else []
+        scores = iter(self.teacher([(query, document) for query, documents in lists for document in documents]))
+        columns = [f"document_{place}" for place in range(1, LISTED + 1)]
+        return Dataset.from_list(
+            [
+                {
+                    "query": query,
+                    **dict(zip(columns, documents, strict=True)),
+                    "label": [float(next(scores)) for _ in columns],
+                }
+                for query, documents in lists
+            ]
+        )
+
+    def teacher(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        """Scores whose softmax was trained at temperature 1: the logits of lesson 03's cross-encoder, or cosine / temperature."""
+        if not self.public:
+            return reranker.score(demo.reranker(self.lang), pairs)
+        queries, documents = (list(side) for side in zip(*pairs, strict=True))
+        cosines = (embedding.encode(self.tuned, queries, "query") * embedding.encode(self.tuned, documents)).sum(axis=1)
+        return cosines / recipes.PROFILE.temperature(self.lang)
 
 
-def config(profile, lang: str) -> Config:
-    return Config(
-        output_dir=tempfile.mkdtemp(),
-        num_train_epochs=1,
-        per_device_train_batch_size=profile.per_device_train_batch_size,
-        learning_rate=5e-5,
-        temperature=profile.temperature(lang),
-        max_seq_length=profile.max_seq_length,
+def untrained(task: Task):
+    return colbert.load(recipes.PROFILE.encoder(task.lang))
+
+
+def distilled(task: Task):
+    config = task.config(
+        loss_type="distill", per_device_train_batch_size=8
+    )  # as many documents a step as with triplets
+    return colbert.train(untrained(task), task.lists(), config)
+
+
+# name -> (what it is, the row that it is compared with, task -> model)
+ROWS = {
+    "one": ("one vector, as downloaded", None, Task.start),
+    "one-tuned": ("one vector, fine-tuned", "one", lambda t: t.tuned),
+    "untrained": ("token vectors, untrained", "one", untrained),
+    "hard": (
+        "token vectors, fine-tuned with in-batch and hard negatives",
+        "untrained",
+        lambda t: colbert.train(untrained(t), t.triplets(), t.config()),
+    ),
+    "2-bit": ("the same, compressed to 2 bits a dimension", "hard", None),  # measured with "hard", whose model it is
+    "distilled": ("token vectors, fine-tuned by distillation", "untrained", distilled),
+}
+
+
+def measure(task: Task, name: str) -> dict[str, dict]:
+    """The row; with "hard" the compressed one too."""
+    begin = time.perf_counter()
+    model = ROWS[name][2](task)
+    seconds = round(time.perf_counter() - begin)
+    if name in ("one", "one-tuned"):
+        dense = search.Dense(model, task.test)
+        trained_here = name == "one-tuned" and task.public
+        return {name: row(task, dense, dense.vectors.nbytes / 1e6, seconds if trained_here else None)}
+    index = search.LateInteraction(model, task.test)
+    found = {name: row(task, index, index.megabytes, None if name == "untrained" else seconds)}
+    if name == "hard":
+        small = search.LateInteraction(model, task.test, store=Compressed.of(index.store, bits=2))
+        found["2-bit"] = row(task, small, small.megabytes)
+    return found
+
+
+def row(task: Task, system, megabytes: float, seconds: int | None = None) -> dict:
+    run = system.search(task.test.queries, 10)
+    values = metrics.evaluate(task.test.qrels, run, ["nDCG@10"], per_query=True)["nDCG@10"]
+    ms = experiment.milliseconds(system, task.test)
+    return {"ndcg": values.round(5).tolist(), "ms": ms, "MB": megabytes, "seconds": seconds}
+
+
+def measure_all(lang: str, part: str, chosen: list[str]) -> None:
+    missing = [name for name in ROWS if not file(lang, part, name).is_file()]
+    wanted = dict.fromkeys("hard" if name == "2-bit" else name for name in chosen or missing)
+    task = Task(lang, part) if wanted else None
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for name in wanted:
+        for key, values in measure(task, name).items():
+            file(lang, part, key).write_text(json.dumps(values), encoding="utf-8")
+            means = {"nDCG@10": round(float(np.mean(values["ndcg"])), 3), "s": values["seconds"]}
+            print(lang, part, key, means, flush=True)
+        gc.collect()
+
+
+def file(lang: str, part: str, name: str) -> Path:
+    return KEPT / f"{lang}.{part}.{name}.json"
+
+
+def read(lang: str, part: str) -> dict[str, dict]:
+    files = {name: file(lang, part, name) for name in ROWS}
+    return {name: json.loads(f.read_text(encoding="utf-8")) for name, f in files.items() if f.is_file()}
+
+
+def difference(before: dict | None, after: dict | None) -> str:
+    """ "+.012 | +.003 … +.021", or two empty fields."""
+    if before is None or after is None:
+        return " | "
+    before, after = np.array(before["ndcg"]), np.array(after["ndcg"])
+    low, high = metrics.paired_bootstrap(before, after)
+    return f"{after.mean() - before.mean():+.3f} | {low:+.3f} … {high:+.3f}"
+
+
+def section(lang: str, part: str) -> str:
+    rows = read(lang, part)
+    if not rows:
+        return ""
+    source = recipes.SOURCES[lang] if part == "public" else "city_services"
+    lines = [
+        f"## {source}, {lang}: {recipes.PROFILE.encoder(lang)}\n",
+        "| | nDCG@10 | Δ | 95 % interval | ms/query | MB | s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in rows.items():
+        title, base, _ = ROWS[name]
+        seconds = "" if found["seconds"] is None else found["seconds"]
+        cells = [title, f"{np.mean(found['ndcg']):.3f}", difference(rows.get(base), found)]
+        lines.append(f"| {' | '.join(cells)} | {found['ms']:.1f} | {found['MB']:.1f} | {seconds} |")
+    if {"one-tuned", "hard"} <= set(rows):
+        delta, interval = difference(rows["one-tuned"], rows["hard"]).split(" | ")
+        lines.append(
+            f"\nFine-tuned token vectors with hard negatives against the fine-tuned one vector: {delta}, interval {interval}."
+        )
+    return "\n".join(lines)
+
+
+def write() -> None:
+    """colbert.md from what is there."""
+    intro = (
+        f"# colbert\n\n{machine()} One seed, one epoch. \"One vector, fine-tuned\" saw all training rows (the city's is lesson 01's), "
+        f"token vectors {recipes.N_QUERIES} of them (one vector from as few: recipes.md); the public collections are cut to the judged documents and others up to "
+        f"{recipes.N_DOCS}. Distillation: {recipes.N_QUERIES // 2} queries with {LISTED} documents each, scored by lesson 03's "
+        "cross-encoder (city) or by the fine-tuned one vector (public). Δ with its interval (paired bootstrap over the test queries): "
+        "fine-tuned one vector and untrained token vectors against one vector as downloaded, fine-tuned token vectors against "
+        "untrained ones, compressed ones against the row above. s is the time of training, with mining or with the teacher's scores."
     )
+    sections = [section(lang, part) for part in PARTS for lang in profiles.LANGUAGES]
+    (recipes.HERE / "colbert.md").write_text("\n\n".join([intro, *filter(None, sections)]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="COLLECTION:LANG")
-    for name in parser.parse_args().names or NAMES:
-        try:
-            text = measure(*name.split(":"))
-        except FileNotFoundError as missing:
-            print(f"skipped {name}: {missing}; RETRIEVAL_LAB_DATA names the folder that holds beir/")
-            continue
-        add_row("colbert.md", name, text)
+    parser.add_argument("lang", choices=profiles.LANGUAGES, nargs="?")
+    parser.add_argument("part", choices=PARTS, nargs="?")
+    parser.add_argument("names", nargs="*", help=", ".join(ROWS))
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(ROWS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; choose from {', '.join(ROWS)}")
+    for lang in [options.lang] if options.lang else profiles.LANGUAGES:
+        for part in [options.part] if options.part else PARTS:
+            measure_all(lang, part, options.names)
+            write()

@@ -43,17 +43,22 @@ def load(name: str | Path, dim: int | None = None, **options):
         return _unchanged(MultiVectorEncoder(str(folder)), name, dim, options)
     if (folder / "colbert_linear.pt").is_file():
         return _unchanged(with_own_linear(folder), name, dim, options)
-    return from_encoder(_encoder(folder), dim, **options)
+    return from_encoder(bare_encoder(folder), dim, **options)
 
 
 def _is_multi_vector(folder: Path) -> bool:
-    def read(name: str) -> dict:
-        return json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).is_file() else {}
-
-    saved_as = read("config_sentence_transformers.json").get("model_type")
-    architectures = read("config.json").get("architectures") or []
+    architectures = _read(folder / "config.json").get("architectures") or []
     native = any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
-    return saved_as in ("MultiVectorEncoder", "ColBERT") or native
+    return saved_as(folder) in ("MultiVectorEncoder", "ColBERT") or native
+
+
+def saved_as(folder: Path) -> str | None:
+    """The class that sentence-transformers or PyLate saved a folder from; None for any other folder."""
+    return _read(folder / "config_sentence_transformers.json").get("model_type")
+
+
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _unchanged(model, name, dim: int | None, options: dict):
@@ -72,7 +77,7 @@ def _unchanged(model, name, dim: int | None, options: dict):
     return model
 
 
-def _encoder(folder: Path):
+def bare_encoder(folder: Path):
     """The encoder's modules in a SentenceTransformer; a bare checkpoint needs no pooling here, for nothing is pooled."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
@@ -196,7 +201,7 @@ def _punctuation(tokenizer) -> list[str]:
 def with_own_linear(folder: Path):
     """The ColBERT head of a bge-m3 folder: ``colbert_linear.pt``, every token but the first, unit length, mean instead of sum.
 
-    The dense and sparse heads of the same folder are not part of the result; `embedding.load` gives the dense one.
+    The other heads of the same folder are not part of the result; `embedding.load` gives the dense, `sparse.load` the lexical one.
 
     Raises
     ------
@@ -210,7 +215,7 @@ def with_own_linear(folder: Path):
     from sentence_transformers.base.modules.dense import Dense
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-    encoder = _encoder(folder)
+    encoder = bare_encoder(folder)
     transformer = encoder[0]
     saved = torch.load(folder / "colbert_linear.pt", map_location="cpu", weights_only=True)
     weight, bias = saved["weight"].float(), saved.get("bias")

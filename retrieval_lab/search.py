@@ -1,5 +1,5 @@
-"""Systems that search a collection with a model: dense (exact cosine), late interaction, several fused, one reranked by another.
-Taught in lessons 00 (fusion), 01 (dense), 02 (late interaction) and 03 (reranking). A system has a ``name`` and ``search(queries, k) -> run``.
+"""Systems that search a collection with a model: dense (exact cosine), sparse, late interaction, several fused, one reranked by another.
+Taught in lessons 00 (fusion), 01 (dense), 02 (late interaction, sparse) and 03 (reranking). A system has a ``name`` and ``search(queries, k) -> run``.
 """
 
 from pathlib import Path
@@ -12,12 +12,14 @@ from retrieval_lab.fusion import interpolate, reciprocal_rank_fusion
 from retrieval_lab.index_card import fingerprint
 from retrieval_lab.late_interaction import LateInteraction
 from retrieval_lab.profiles import say
+from retrieval_lab.sparse import Sparse
 
 __all__ = [
     "Dense",
     "Fused",
     "LateInteraction",
     "Reranked",
+    "Sparse",
     "fingerprint",
     "interpolate",
     "reciprocal_rank_fusion",

@@ -334,6 +334,47 @@ def megabytes(n_tokens, dim, bits=None):
 # %% slug="check-megabytes" tags=["check"]
 check("fp32", lambda: megabytes(1_000_000, 128), 512.0)
 check("2 bits", lambda: megabytes(1_000_000, 128, 2), 36.0)
+# %% [markdown] slug="m3" lang="en"
+# ## Three heads on one encoder: bge-m3
+#
+# `bge-m3` reads a text once and can answer in three ways: one vector, a vector for each token, and a weight for each token.
+# The last is **learned sparse retrieval**. A linear layer with a single output turns a token's vector into its weight; a
+# negative one counts as 0, and a token that occurs twice keeps the larger. A document scores the sum, over the tokens that
+# it shares with the query, of weight times weight. BM25 counts words; here the encoder has read the sentence before it
+# weighs them. Every head comes with its own trained layer:
+#
+# ```python
+# from retrieval_lab import sparse
+#
+# heads = [
+#     search.Dense(embedding.load("bge-m3"), city),
+#     search.Sparse(sparse.load("bge-m3"), city),
+#     search.LateInteraction(colbert.load("bge-m3"), city),
+# ]
+# experiment.compare([*heads, search.Fused(heads)], city, baseline="dense")
+# ```
+#
+# The model is a download of 2.3 GB and wants a GPU, so this is not a cell of the lesson.
+# %% [markdown] slug="m3" lang="zh" of="659b3c07"
+# ## 一个编码器，三个输出头：bge-m3
+#
+# `bge-m3` 把文本读一遍，可以给出三种结果：整段一个向量，每个词元一个向量，每个词元一个权重。
+# 最后一种叫**学习型稀疏检索**（learned sparse retrieval）：只有一个输出的线性层把词元的向量变成权重，负数按 0 算；
+# 同一个词元出现几次，取最大的那个权重。文档的得分，就是在它与查询共有的词元上，把两边的权重相乘，再加起来。
+# BM25 只会数词；这里的编码器先读懂整句话，再决定每个词元有多重要。三个头都带着自己训练好的那一层：
+#
+# ```python
+# from retrieval_lab import sparse
+#
+# heads = [
+#     search.Dense(embedding.load("bge-m3"), city),
+#     search.Sparse(sparse.load("bge-m3"), city),
+#     search.LateInteraction(colbert.load("bge-m3"), city),
+# ]
+# experiment.compare([*heads, search.Fused(heads)], city, baseline="dense")
+# ```
+#
+# 这个模型要下载 2.3 GB，最好用 GPU 跑，所以没有做成可运行的单元格。
 # %% [markdown] slug="recap" lang="en"
 # ## Recap
 #

@@ -432,7 +432,7 @@ recall = (said_yes & truth).sum() / truth.sum()
 #
 # 每片的长度就是模型能读的长度：英文 256 个词元，中文 512 个。而训练时只读 176 个；片越长，对全部词元取平均就越会把答案冲淡。
 # 下面的中文结果里，切片也没能把答案找回来；设 `cross.max_seq_length = 176`，切得短一些，就找得回来
-#（校准之前：只有答案 2.29，512 个词元一片 -2.25，176 个词元一片 2.30）。
+# （校准之前：只有答案 2.29，512 个词元一片 -2.25，176 个词元一片 2.30）。
 # %% slug="slices"
 question, answer = row["query"], row["document"][0]
 filler = "".join(list(city.corpus.values())[:6])
