@@ -63,7 +63,7 @@ REGISTER = (
     Entry("bge-base-en", "BAAI/bge-base-en-v1.5", "embedding", "en", "MIT", 438),
     Entry("bge-base-zh", "BAAI/bge-base-zh-v1.5", "embedding", "zh", "MIT", 409),
     Entry("m3e", "moka-ai/m3e-base", "embedding", "zh, en", "non-commercial", 409),
-    Entry("bge-m3", "BAAI/bge-m3", "embedding, ColBERT", "100 languages", "MIT", 2270),
+    Entry("bge-m3", "BAAI/bge-m3", "embedding, sparse, ColBERT", "100 languages", "MIT", 2270),
     Entry("bce-embedding", "maidalun1020/bce-embedding-base_v1", "embedding", "zh, en", "Apache-2.0", 1110),
     Entry("e5-mistral", "intfloat/e5-mistral-7b-instruct", "embedding (LLM)", "en", "MIT", 14220),
     Entry("roberta-zh", "hfl/chinese-roberta-wwm-ext", "any, from scratch", "zh", "Apache-2.0", 412),
