@@ -22,7 +22,7 @@
 from retrieval_lab import corpora, demo, llm, profiles, search
 
 profile = profiles.current()
-sizes = {"smoke": (3, 2, 6, 2), "fast": (32, 18, 192, 80)}  # queries
+sizes = {"smoke": (3, 2, 6, 2), "fast": (30, 18, 192, 64)}  # queries
 n_test, n_dev, n_train, n_teach = sizes.get(profile.name, (None,) * 4)
 full = profile.name == "full"
 name = "Qwen/Qwen2.5-1.5B-Instruct" if full else "smollm2"
@@ -424,7 +424,7 @@ for label, model in small.items():
     runs[label] = system.scores(city.queries, found)
 trio = [Scored(n, runs[n]) for n in ("fine-tuned", *small)]
 table = experiment.compare(trio, city, baseline=0).drop(columns="ms/query")
-probe = [(q, d) for q, docs in distill.from_run(found, city)[:4] for d in docs]
+probe = [(q, d) for q, docs in distill.from_run(found, city)[:2] for d in docs]
 costs = [distill.cost(tuned, llm.score, probe)]
 costs += [distill.cost(model, reranker.score, probe) for model in small.values()]
 costs = pd.DataFrame(costs, index=table.index).round(1).astype(str)
