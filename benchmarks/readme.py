@@ -84,7 +84,7 @@ def filled(text: str, lang: str) -> str:
             table = ("" if own else ENGLISH) + markdown(own or lesson_table(*LESSONS[name], "en"))
         elif name == "faq":
             table = training_faq.markdown(lang).strip()
-        elif name == "recipes":
+        elif name in ("recipes", "rerankers"):
             table = section(name, lang).split("\n\n**")[0 if lang == "en" else 1].split("**\n\n")[1]
         elif (HERE / f"{name}.md").is_file():
             table = section(name, lang)
