@@ -174,7 +174,7 @@ def public_table(rows: dict[str, dict]) -> str:
         measured = metrics.evaluate(task.collection.qrels, run, list(reranking_tasks.METRICS), **options)
         found[name] = measured["MAP"]
         means = [f"{measured[metric].mean():.3f}" for metric in reranking_tasks.METRICS]
-        lines.append([title, *means, *(difference(found[base], found[name]) if base else ["", ""])])
+        lines.append([title, *means, *(difference(found[base], found[name]) if base in found else ["", ""])])
     head = " | ".join(["system", *reranking_tasks.METRICS, "Δ MAP", "95 % interval"])
     return table(head, lines)
 
