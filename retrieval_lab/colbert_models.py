@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from retrieval_lab import batching, models
+from retrieval_lab import batching, decoders, models
 from retrieval_lab.profiles import say
 
 PUNCTUATION = string.punctuation + "，。！？；：、“”‘’（）《》【】…—·～"
@@ -47,18 +47,11 @@ def load(name: str | Path, dim: int | None = None, **options):
 
 
 def _is_multi_vector(folder: Path) -> bool:
-    architectures = _read(folder / "config.json").get("architectures") or []
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    architectures = config.get("architectures") or []
     native = any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
-    return saved_as(folder) in ("MultiVectorEncoder", "ColBERT") or native
-
-
-def saved_as(folder: Path) -> str | None:
-    """The class that sentence-transformers or PyLate saved a folder from; None for any other folder."""
-    return _read(folder / "config_sentence_transformers.json").get("model_type")
-
-
-def _read(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return decoders.saved_as(folder) in ("MultiVectorEncoder", "ColBERT") or native
 
 
 def _unchanged(model, name, dim: int | None, options: dict):

@@ -16,7 +16,7 @@ PLAIN_TEXT = {
 
 def is_decoder(folder: Path) -> bool:
     """Whether a saved model is a causal language model, or a reranker made of one, which keeps the chat template of its pairs."""
-    is_reranker = (folder / "modules.json").is_file() and (folder / "chat_template.jinja").is_file()
+    is_reranker = bool(modules(folder)) and (folder / "chat_template.jinja").is_file()
     return is_reranker or architecture(folder).endswith(("ForCausalLM", "LMHeadModel"))
 
 
@@ -26,12 +26,22 @@ def architecture(folder: Path) -> str:
     return (config.get("architectures") or [""])[0]
 
 
+def saved_as(folder: Path) -> str | None:
+    """The class that sentence-transformers or PyLate saved a folder from; None for any other folder."""
+    file = folder / "config_sentence_transformers.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("model_type") if file.is_file() else None
+
+
+def modules(folder: Path) -> list[dict]:
+    """What sentence-transformers says of a model's modules, each with its type and path; none for any other folder."""
+    file = folder / "modules.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
 def weights_folder(folder: Path) -> Path:
     """Where the transformer lies: sentence-transformers may keep it in a folder of its own."""
-    if not (folder / "modules.json").is_file():
-        return folder
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    return folder / modules[0]["path"]
+    found = modules(folder)
+    return folder / found[0]["path"] if found else folder
 
 
 def append_eos(tokenizer) -> None:

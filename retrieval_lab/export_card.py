@@ -24,11 +24,10 @@ def load(name: str | Path):
     """
     from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
-    from retrieval_lab import embedding, models
+    from retrieval_lab import decoders, embedding, models
 
     folder = models.resolve(name)
-    saved = folder / "config_sentence_transformers.json"
-    kind = json.loads(saved.read_text(encoding="utf-8")).get("model_type") if saved.is_file() else None
+    kind = decoders.saved_as(folder)
     config = (
         json.loads((folder / "config.json").read_text(encoding="utf-8")) if (folder / "config.json").is_file() else {}
     )

@@ -3,7 +3,6 @@ Taught in lesson 03.
 """
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +48,10 @@ def load(name: str | Path, seed: int = 0):
                 zh=f"{name} 是解码器；用 llm.load 把它变成重排器",
             )
         )
-    if not (_is_cross_encoder(folder) or decoders.architecture(folder).endswith("ForSequenceClassification")):
+    if not (
+        decoders.saved_as(folder) == "CrossEncoder"
+        or decoders.architecture(folder).endswith("ForSequenceClassification")
+    ):
         return _with_fresh_head(folder, seed)
     model = CrossEncoder(str(folder))
     if model.num_labels != 1:
@@ -60,11 +62,6 @@ def load(name: str | Path, seed: int = 0):
             )
         )
     return model
-
-
-def _is_cross_encoder(folder: Path) -> bool:
-    file = folder / "config_sentence_transformers.json"
-    return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("model_type") == "CrossEncoder"
 
 
 def _with_fresh_head(folder: Path, seed: int):
@@ -86,9 +83,7 @@ def _pooling(folder: Path):
     """The pooling of a saved retriever; None for a plain encoder."""
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    file = folder / "modules.json"
-    modules = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    found = [module["path"] for module in modules if module["type"].endswith(".Pooling")]
+    found = [module["path"] for module in decoders.modules(folder) if module["type"].endswith(".Pooling")]
     return Pooling.load(str(folder), subfolder=found[0]) if found else None
 
 

@@ -127,9 +127,8 @@ def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int
         hardest, *others = others
         doc_ids = [best, hardest, *rng.sample(others, max(0, min(n_docs - 3, len(others))))]
         if n_docs > 2:
-            anywhere = rng.sample(
-                everything, min(n_docs, len(everything))
-            )  # at most n_docs - 1 of them are in the list
+            # Of n_docs different ones at most n_docs - 1 are in the list.
+            anywhere = rng.sample(everything, min(n_docs, len(everything)))
             doc_ids += [doc_id for doc_id in anywhere if doc_id not in doc_ids][:1]
         labels = [grades.get(doc_id, 0) / top for doc_id in doc_ids]
         lists.append({"query": query, "document": [collection.corpus[d] for d in doc_ids], "label": labels})

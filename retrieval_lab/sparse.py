@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval_lab import batching, colbert_models, lexical_weights, models
+from retrieval_lab import batching, colbert_models, decoders, lexical_weights, models
 from retrieval_lab.corpora import Collection
 from retrieval_lab.lexical_weights import LexicalWeights
 from retrieval_lab.profiles import say
@@ -34,7 +34,7 @@ def load(name: str | Path, **options):
     from sentence_transformers import SparseEncoder
 
     folder = models.resolve(name)
-    if colbert_models.saved_as(folder) == "SparseEncoder":
+    if decoders.saved_as(folder) == "SparseEncoder":
         return SparseEncoder(str(folder), **options)
     if not (folder / "sparse_linear.pt").is_file():
         raise ValueError(

@@ -62,9 +62,7 @@ class Config(BaseModel):
     num_train_epochs: Positive = 2  # more overfits a thousand pairs
     max_steps: int = -1  # -1: as many as the epochs need
     per_device_train_batch_size: Count = 16  # each other row of a batch is a negative
-    mini_batch_size: Count | None = (
-        None  # rows at a time through the model (GradCache, in-batch loss); None: the whole batch
-    )
+    mini_batch_size: Count | None = None  # rows at a time (GradCache, in-batch loss); None: the whole batch
     gradient_accumulation_steps: Count = 1  # adds gradients up, adds no negatives
     seed: int = 0
 
