@@ -12,7 +12,6 @@ import argparse
 import functools
 import gc
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -99,26 +98,26 @@ ROWS = {
 
 def measure(task: Task, name: str) -> dict[str, dict]:
     """The row; with "hard" the compressed one too."""
-    begin = time.perf_counter()
     model = ROWS[name][2](task)
-    seconds = round(time.perf_counter() - begin)
     if name in ("one", "one-tuned"):
         dense = search.Dense(model, task.test)
-        trained_here = name == "one-tuned" and task.public
-        return {name: row(task, dense, dense.vectors.nbytes / 1e6, seconds if trained_here else None)}
+        return {name: row(task, dense, dense.vectors.nbytes / 1e6)}
     index = search.LateInteraction(model, task.test)
-    found = {name: row(task, index, index.megabytes, None if name == "untrained" else seconds)}
+    found = {name: row(task, index, index.megabytes)}
     if name == "hard":
         small = search.LateInteraction(model, task.test, store=Compressed.of(index.store, bits=2))
         found["2-bit"] = row(task, small, small.megabytes)
     return found
 
 
-def row(task: Task, system, megabytes: float, seconds: int | None = None) -> dict:
+def row(task: Task, system, megabytes: float) -> dict:
     run = system.search(task.test.queries, 10)
     values = metrics.evaluate(task.test.qrels, run, ["nDCG@10"], per_query=True)["nDCG@10"]
-    ms = experiment.milliseconds(system, task.test)
-    return {"ndcg": values.round(5).tolist(), "ms": ms, "MB": megabytes, "seconds": seconds}
+    return {
+        "ndcg": {"test": values.round(5).tolist()},
+        "ms": experiment.milliseconds(system, task.test),
+        "MB": megabytes,
+    }
 
 
 def measure_all(lang: str, part: str, chosen: list[str]) -> None:
@@ -129,8 +128,7 @@ def measure_all(lang: str, part: str, chosen: list[str]) -> None:
     for name in wanted:
         for key, values in measure(task, name).items():
             file(lang, part, key).write_text(json.dumps(values), encoding="utf-8")
-            means = {"nDCG@10": round(float(np.mean(values["ndcg"])), 3), "s": values["seconds"]}
-            print(lang, part, key, means, flush=True)
+            print(lang, part, key, round(float(np.mean(values["ndcg"]["test"])), 3), flush=True)
         gc.collect()
 
 
@@ -143,15 +141,6 @@ def read(lang: str, part: str) -> dict[str, dict]:
     return {name: json.loads(f.read_text(encoding="utf-8")) for name, f in files.items() if f.is_file()}
 
 
-def difference(before: dict | None, after: dict | None) -> str:
-    """ "+.012 | +.003 … +.021", or two empty fields."""
-    if before is None or after is None:
-        return " | "
-    before, after = np.array(before["ndcg"]), np.array(after["ndcg"])
-    low, high = metrics.paired_bootstrap(before, after)
-    return f"{after.mean() - before.mean():+.3f} | {low:+.3f} … {high:+.3f}"
-
-
 def section(lang: str, part: str) -> str:
     rows = read(lang, part)
     if not rows:
@@ -159,20 +148,39 @@ def section(lang: str, part: str) -> str:
     source = recipes.SOURCES[lang] if part == "public" else "city_services"
     lines = [
         f"## {source}, {lang}: {recipes.PROFILE.encoder(lang)}\n",
-        "| | nDCG@10 | Δ | 95 % interval | ms/query | MB | s |",
-        "|---|---|---|---|---|---|---|",
+        "| | nDCG@10 | Δ | 95 % interval | ms/query | MB |",
+        "|---|---|---|---|---|---|",
     ]
     for name, found in rows.items():
-        title, base, _ = ROWS[name]
-        seconds = "" if found["seconds"] is None else found["seconds"]
-        cells = [title, f"{np.mean(found['ndcg']):.3f}", difference(rows.get(base), found)]
-        lines.append(f"| {' | '.join(cells)} | {found['ms']:.1f} | {found['MB']:.1f} | {seconds} |")
+        start = recipes.line(ROWS[name][0], found, rows.get(ROWS[name][1])).rstrip("|").rstrip()
+        lines.append(f"{start} | {found['ms']:.1f} | {found['MB']:.1f} |")
     if {"one-tuned", "hard"} <= set(rows):
-        delta, interval = difference(rows["one-tuned"], rows["hard"]).split(" | ")
-        lines.append(
-            f"\nFine-tuned token vectors with hard negatives against the fine-tuned one vector: {delta}, interval {interval}."
-        )
+        change = recipes.change(rows["hard"], rows["one-tuned"])
+        lines.append(f"\nFine-tuned token vectors with hard negatives against the fine-tuned one vector: {change}.")
     return "\n".join(lines)
+
+
+CHINESE = {
+    "one": "每段文本一个向量，未训练",
+    "one-tuned": "每段文本一个向量，微调后",
+    "untrained": "每个词元一个向量，未训练",
+    "hard": "每个词元一个向量，用批内负例和难负例微调",
+    "2-bit": "同上，每维压缩到 2 比特",
+    "distilled": "每个词元一个向量，蒸馏",
+}
+
+
+def overview(lang: str) -> str:
+    """One row a model: nDCG@10 on each collection."""
+    rows = {(lang, part): read(lang, part) for lang, part in recipes.COLUMNS}
+    heads = ["city_services en", "city_services zh", *recipes.SOURCES.values()]
+    lines = [f"| {'向量' if lang == 'zh' else 'vectors'} | {' | '.join(heads)} |", "|---" * 5 + "|"]
+    for name, (title, _, _) in ROWS.items():
+        cells = [f"{np.mean(found[name]['ndcg']['test']):.3f}" if name in found else "" for found in rows.values()]
+        lines.append(f"| {CHINESE[name] if lang == 'zh' else title} | {' | '.join(cells)} |")
+    words = ("token vectors against one, both fine-tuned", "微调后，词元向量比一个向量")
+    cells = [recipes.change(found.get("hard"), found.get("one-tuned")) for found in rows.values()]
+    return "\n".join([*lines, f"| {words[lang == 'zh']} | {' | '.join(cells)} |"])
 
 
 def write() -> None:
@@ -183,10 +191,13 @@ def write() -> None:
         f"{recipes.N_DOCS}. Distillation: {recipes.N_QUERIES // 2} queries with {LISTED} documents each, scored by lesson 03's "
         "cross-encoder (city) or by the fine-tuned one vector (public). Δ with its interval (paired bootstrap over the test queries): "
         "fine-tuned one vector and untrained token vectors against one vector as downloaded, fine-tuned token vectors against "
-        "untrained ones, compressed ones against the row above. s is the time of training, with mining or with the teacher's scores."
+        "untrained ones, compressed ones against the row above."
     )
+    tables = [f"## {title}\n\n{overview(lang)}" for lang, title in (("en", "Overview"), ("zh", "一览"))]
     sections = [section(lang, part) for part in PARTS for lang in profiles.LANGUAGES]
-    (recipes.HERE / "colbert.md").write_text("\n\n".join([intro, *filter(None, sections)]) + "\n", encoding="utf-8")
+    (recipes.HERE / "colbert.md").write_text(
+        "\n\n".join([intro, *tables, *filter(None, sections)]) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ READMES = {"en": ROOT / "README.md", "zh": ROOT / "README_zh.md"}
 # region: (notebook, slug of the cell whose last output is the table)
 LESSONS = {
     "embedding": ("01_embedding", "after"),
-    "colbert": ("02_colbert", "after"),
+    "colbert_lesson": ("02_colbert", "after"),
     "reranker": ("03_reranker", "table"),
     "llm": ("04_llm_reranker", "table"),
     "rag": ("05_rag", "evaluate"),
@@ -84,7 +84,7 @@ def filled(text: str, lang: str) -> str:
             table = ("" if own else ENGLISH) + markdown(own or lesson_table(*LESSONS[name], "en"))
         elif name == "faq":
             table = training_faq.markdown(lang).strip()
-        elif name in ("recipes", "rerankers"):
+        elif name in ("recipes", "rerankers", "colbert"):
             table = section(name, lang).split("\n\n**")[0 if lang == "en" else 1].split("**\n\n")[1]
         elif (HERE / f"{name}.md").is_file():
             table = section(name, lang)

@@ -293,13 +293,18 @@ def overview(lang: str) -> str:
 
 def cell(rows: dict[str, dict], name: str) -> str:
     base = rows.get("decoder-original" if name == "decoder" else "original")
-    if name not in rows or base is None:
+    if name in ("original", "decoder-original"):
+        return f"{np.mean(rows[name]['ndcg']['test']):.3f}" if name in rows else ""
+    return change(rows.get(name), base)
+
+
+def change(after: dict | None, before: dict | None) -> str:
+    """ "+.063 (+.047 … +.079)", or nothing where one is not measured yet."""
+    if after is None or before is None:
         return ""
-    values, before = (np.array(row["ndcg"]["test"]) for row in (rows[name], base))
-    if rows[name] is base or name == "decoder-original":
-        return f"{values.mean():.3f}"
-    low, high = metrics.paired_bootstrap(before, values)
-    return f"{values.mean() - before.mean():+.3f} ({low:+.3f} … {high:+.3f})"
+    values, base = (np.array(row["ndcg"]["test"]) for row in (after, before))
+    low, high = metrics.paired_bootstrap(base, values)
+    return f"{values.mean() - base.mean():+.3f} ({low:+.3f} … {high:+.3f})"
 
 
 def write() -> None:

@@ -12,7 +12,9 @@ from retrieval_lab.profiles import say
 
 
 def token_budget(lengths: list[int], budget: int = 2048) -> list[list[int]]:
-    """Indices grouped so that each batch, padded to its longest text, holds at most ``budget`` tokens. Longest first.
+    """Indices grouped so that each batch, padded to its longest text, holds at most ``budget`` tokens and is at most half padding.
+
+    Longest first.
 
     Parameters
     ----------
@@ -23,11 +25,13 @@ def token_budget(lengths: list[int], budget: int = 2048) -> list[list[int]]:
 
     >>> token_budget([3, 10, 4], budget=10)
     [[1], [2, 0]]
+    >>> token_budget([20, 8, 20])  # 8 is less than half of 20
+    [[0, 2], [1]]
     """
     batches: list[list[int]] = []
     longest = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not batches or longest * (len(batches[-1]) + 1) > budget:
+        if not batches or longest * (len(batches[-1]) + 1) > budget or 2 * lengths[index] < longest:
             batches.append([])
             longest = lengths[index]
         batches[-1].append(index)

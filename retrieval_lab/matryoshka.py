@@ -50,24 +50,22 @@ def add_head(model, dim: int):
     return model
 
 
-def quality(model, collection, dims: list[int], metric: str = "nDCG@10") -> dict[int, float]:
-    """A metric for each prefix of the vectors; the texts are encoded once.
+def quality(index: search.Dense, collection, dims: list[int], metric: str = "nDCG@10") -> dict[int, float]:
+    """A metric for each prefix of the vectors; only the queries are encoded, once.
 
     Parameters
     ----------
-    model : SentenceTransformer, whether trained for prefixes or not
-    collection : the queries, documents and judgements
+    index : over the collection, of any model, whether trained for prefixes or not
+    collection : the queries and judgements
     dims : prefixes, each at most the model's dimension
 
     Source: Kusupati et al. 2022, section 4.2; lesson 01b.
     """
-    docs = embedding.encode(model, list(collection.corpus.values()))
-    queries = embedding.encode(model, list(collection.queries.values()), "query")
-    return {dim: _score(queries[:, :dim], docs[:, :dim], collection, metric) for dim in dims}
+    queries = embedding.encode(index.model, list(collection.queries.values()), "query")
+    return {dim: _score(index.doc_ids, queries[:, :dim], index.vectors[:, :dim], collection, metric) for dim in dims}
 
 
-def _score(queries, docs, collection, metric: str) -> float:
-    doc_ids = list(collection.corpus)
+def _score(doc_ids: list[str], queries, docs, collection, metric: str) -> float:
     rows = zip(collection.queries, *search.top_k(queries, docs, 100), strict=True)
     run = {q: {doc_ids[i]: float(c) for i, c in zip(indices, cosines, strict=True)} for q, indices, cosines in rows}
     return metrics.evaluate(collection.qrels, run, (metric,), relevant=collection.relevant)[metric]

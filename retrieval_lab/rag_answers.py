@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableLambda
 
@@ -69,7 +70,7 @@ def extractive(model, n_sentences: int = 3, context: float = 0.5) -> Runnable:
 
     Source: lesson 05.
     """
-    vectors: dict[str, list[float]] = {}  # a sentence is encoded once, however many questions meet it
+    vectors: dict[tuple[str, str], np.ndarray] = {}  # a text is encoded once, however many questions meet it
 
     def quote(state: dict) -> Iterator[str]:
         found = [(n, s) for n, doc in enumerate(state["documents"], 1) for s in sentences(body(doc))]
@@ -93,13 +94,13 @@ _INNER = str.maketrans('“”"[]', "‘’'()")  # no sentence can end its quot
 def _nearness(model, question: str, documents: Sequence[Document], texts: list[str], known: dict) -> dict[str, float]:
     """Cosine of the question with each sentence and each whole document."""
     texts = list(dict.fromkeys([*texts, *(document.page_content for document in documents)]))
-    new = [text for text in texts if text not in known]
     if len(known) > 50_000:  # a long-lived server does not fill the memory
         known.clear()
-        new = texts
-    known.update(zip(new, embedding.encode(model, new), strict=True) if new else ())
-    asked = embedding.encode(model, [question], "query")[0]
-    return {text: float(known[text] @ asked) for text in texts}
+    for kind, wanted in (("document", texts), ("query", [question])):
+        new = [text for text in wanted if (kind, text) not in known]
+        vectors = embedding.encode(model, new, kind) if new else ()
+        known.update(zip([(kind, text) for text in new], vectors, strict=True))
+    return {text: float(known["document", text] @ known["query", question]) for text in texts}
 
 
 def generative(chat) -> Runnable:

@@ -34,7 +34,7 @@ whole = corpora.load("city_services", lang=LANG).sample(4 if small else None)
 families = {query_id.split(".")[0] for query_id in whole.queries}
 near = {d: text for d, text in whole.corpus.items() if d.split(".")[0] in families}
 city = replace(whole, corpus=near)
-n_rows = {"smoke": 16, "fast": 80, "full": 840}[profile.name]
+n_rows = {"smoke": 16, "fast": 72, "full": 840}[profile.name]
 rows = demo.training_data(LANG).shuffle(seed=0).select(range(n_rows))
 city, rows
 # %% slug="settings"
@@ -219,8 +219,8 @@ from retrieval_lab import matryoshka
 width = original.vectors.shape[1]
 nested = embedding.train(start(), rows, config(mrl_dims=[16, 64, 128]))
 dims = [d for d in (8, 16, 32, 64, 128, 256) if d < width] + [width]
-curves = {"plain": models["given"], "Matryoshka": nested}
-curves = {n: matryoshka.quality(model, city, dims) for n, model in curves.items()}
+curves = {"plain": systems[1], "Matryoshka": search.Dense(nested, city, "nested")}
+curves = {n: matryoshka.quality(index, city, dims) for n, index in curves.items()}
 # %% slug="plot-mrl"
 figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
 for colour, (name, curve) in zip(plots.COLOURS.values(), curves.items(), strict=False):
@@ -236,14 +236,14 @@ ax = ax.set_title(f"{label}: {gain:+.3f}")
 # %% [markdown] slug="read-mrl" lang="en"
 # Both curves fall to the left; look at where they part. In this library a cut is `model.encode(..., truncate_dim=64,
 # normalize_embeddings=True)`. `matryoshka.add_head` puts one linear layer behind the pooling for all prefixes
-# (MRL-E): useful when the wanted width differs from the model's. It is saved with the model: do not add a second one
-# after loading.
+# (MRL-E), for a width that differs from the model's. At the model's own it starts as the identity and changes little
+# (both are in `benchmarks/recipes.md`). It is saved with the model: never add a second one.
 #
 # Alt text: nDCG@10 against dimensions kept, one curve a model.
-# %% [markdown] slug="read-mrl" lang="zh" of="4ef17529"
+# %% [markdown] slug="read-mrl" lang="zh" of="cd731a60"
 # 两条曲线越往左越低；看它们从哪里分开。在这个库里，截断写成 `model.encode(..., truncate_dim=64, normalize_embeddings=True)`。
 # `matryoshka.add_head` 在池化后面加一个线性层，供所有前缀共用（MRL-E），想要的宽度与模型不同时就用它。
-# 它随模型一起保存；加载之后不要再加第二个。
+# 宽度相同时，它从恒等变换起步，结果几乎不变（两种都在 `benchmarks/recipes.md` 里）。它随模型一起保存；加载之后不要再加第二个。
 #
 # 图示：nDCG@10 随保留维度的变化，每个模型一条曲线。
 
@@ -355,17 +355,17 @@ experiment.show(experiment.compare([original, from_student, from_teacher], city)
 # %% [markdown] slug="forgetting" lang="en"
 # ## What was forgotten?
 #
-# Training for one task can cost another. The second collection is the city handbook, cut into its sections: other
-# texts, longer, in a different style, and none of them in the training file. A question's answer is the section that
+# Training for one task can cost another. The second collection is the first eight chapters of the city handbook, cut
+# into sections: other texts, longer, in a different style, and none of them in the training file. A question's answer is the section that
 # holds the sentence quoted in its judgement.
-# %% [markdown] slug="forgetting" lang="zh" of="99b5f506"
+# %% [markdown] slug="forgetting" lang="zh" of="0b6b8fca"
 # ## 忘掉了什么？
 #
-# 为一个任务训练，可能伤到另一个。第二个测试集是城市手册，按小节切开：文本更长，写法不同，训练文件里一篇也没有。
+# 为一个任务训练，可能伤到另一个。第二个测试集是城市手册的前八章，按小节切开：文本更长，写法不同，训练文件里一篇也没有。
 # 标注里引了一句原文；哪个小节有这句话，哪个就是答案。
 # %% slug="handbook"
 book = corpora.load("city_handbook", lang=LANG)
-chapters = list(book.corpus.items())[: 1 if small else None]
+chapters = list(book.corpus.items())[: 1 if small else 8]
 parts = {
     f"{doc_id}#{i}": part
     for doc_id, chapter in chapters

@@ -133,7 +133,7 @@ def recalls(size):
 # %% slug="size-table"
 import pandas as pd
 
-sizes = [600] if small else [40, 80, 160, 600]
+sizes = [600] if small else [40, 160, 600]
 by_size = pd.DataFrame({size: recalls(size) for size in sizes}).T
 by_size.index.name = "size"
 by_size.style.format({"chunks": "{:.0f}", "mean tokens": "{:.0f}"}, precision=3)

@@ -95,7 +95,7 @@ def test_dims_beyond_the_model_are_refused(tmp_path, lang):
 
 def test_quality_equals_searching_with_a_truncated_model(harbour):
     model = tiny.encoder()
-    found = matryoshka.quality(model, harbour, [4, 32], metric="MRR@10")
+    found = matryoshka.quality(search.Dense(model, harbour), harbour, [4, 32], metric="MRR@10")
     for dim in (4, 32):
         with model.truncate_embeddings(dim):
             run = search.Dense(model, harbour).search(harbour.queries, 10)
