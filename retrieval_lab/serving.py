@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from retrieval_lab import fusion
 from retrieval_lab.serving_backends import Backend
 from retrieval_lab.serving_batcher import Batcher, OverloadedError
 from retrieval_lab.serving_guard import ClientGoneError, Guard, Metrics, unless_gone
@@ -100,8 +101,8 @@ class Service:
             raise RefusedError(413, "Validation", f"{n_tokens} tokens in one request, at most {most}; send several")
         return encodings
 
-    async def search(self, query: str, top_k: int, rerank: bool) -> list[dict]:
-        """The best documents, best first; with ``rerank`` the best `RERANKED` are read again by the reranker.
+    async def search(self, query: str, top_k: int, weight: float = 0.0) -> list[dict]:
+        """The best documents, best first. With a ``weight`` the reranker reads the best `RERANKED` too, see `fusion.interpolate`.
 
         Raises
         ------
@@ -112,13 +113,14 @@ class Service:
             raise RefusedError(404, "Unhealthy", "this service has no corpus; start it with --corpus")
         (vector,), _ = await self.embed([self.embedder.task_prompts["query"] + query], truncate=True)
         cosines = self.vectors @ vector
-        places = np.argsort(-cosines, kind="stable")[: max(top_k, RERANKED if rerank else 0)]
-        scores = cosines[places]
-        if rerank:
-            scores = (await self.score(query, [self.corpus[self.doc_ids[i]] for i in places], truncate=True))[:, 0]
-        best = np.argsort(-scores, kind="stable")[:top_k]
-        found = [(self.doc_ids[places[i]], float(scores[i])) for i in best]
-        return [{"id": doc_id, "score": score, "text": self.corpus[doc_id]} for doc_id, score in found]
+        places = np.argsort(-cosines, kind="stable")[: max(top_k, RERANKED if weight else 0)].tolist()
+        scores = {i: float(cosines[i]) for i in places}
+        if weight:
+            texts = [self.corpus[self.doc_ids[i]] for i in places[:RERANKED]]
+            logits = (await self.score(query, texts, truncate=True))[:, 1].tolist()
+            scores = fusion.interpolate(scores, dict(zip(places, logits, strict=False)), weight)
+        best = [(self.doc_ids[i], score) for i, score in list(scores.items())[:top_k]]
+        return [{"id": doc_id, "score": score, "text": self.corpus[doc_id]} for doc_id, score in best]
 
     def prompted(self, texts: list[str], prompt_name: str | None) -> list[str]:
         """The texts with the named prompt before each.
@@ -191,7 +193,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/search")
     async def search(body: SearchRequest, request: Request):
-        return {"results": await unless_gone(request, service.search(body.query, body.top_k, body.rerank))}
+        weight = body.rerank_weight if body.rerank else 0.0
+        return {"results": await unless_gone(request, service.search(body.query, body.top_k, weight))}
 
     @app.get("/health")
     async def health():

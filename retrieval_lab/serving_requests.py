@@ -56,7 +56,8 @@ class SearchRequest(BaseModel):
 
     query: Annotated[Text, Field(min_length=1)]
     top_k: Annotated[int, Field(ge=1, le=100)] = 10
-    rerank: bool = False
+    rerank: bool = False  # the reranker's logit and the cosine, each standardised over the candidates, are added
+    rerank_weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of the reranker; 1: it alone decides
 
 
 class RefusedError(Exception):

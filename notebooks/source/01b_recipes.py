@@ -234,13 +234,13 @@ gain = curves["Matryoshka"][dims[1]] - curves["plain"][dims[1]]
 label = plots.label(en=f"At {dims[1]} dimensions", zh=f"{dims[1]} 维时")
 ax = ax.set_title(f"{label}: {gain:+.3f}")
 # %% [markdown] slug="read-mrl" lang="en"
-# Both curves fall to the left; look at where they part. In this library a cut is `model.encode(..., truncate_dim=64,
+# Both curves fall to the left; look at where they part. A cut is `model.encode(..., truncate_dim=64,
 # normalize_embeddings=True)`. `matryoshka.add_head` puts one linear layer behind the pooling for all prefixes
 # (MRL-E), for a width that differs from the model's. At the model's own it starts as the identity and changes little
-# (both are in `benchmarks/recipes.md`). It is saved with the model: never add a second one.
+# (both: `benchmarks/recipes.md`). It is saved with the model: never add a second one.
 #
 # Alt text: nDCG@10 against dimensions kept, one curve a model.
-# %% [markdown] slug="read-mrl" lang="zh" of="cd731a60"
+# %% [markdown] slug="read-mrl" lang="zh" of="55c9d49b"
 # 两条曲线越往左越低；看它们从哪里分开。在这个库里，截断写成 `model.encode(..., truncate_dim=64, normalize_embeddings=True)`。
 # `matryoshka.add_head` 在池化后面加一个线性层，供所有前缀共用（MRL-E），想要的宽度与模型不同时就用它。
 # 宽度相同时，它从恒等变换起步，结果几乎不变（两种都在 `benchmarks/recipes.md` 里）。它随模型一起保存；加载之后不要再加第二个。

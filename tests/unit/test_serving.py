@@ -10,6 +10,7 @@ from threading import Event
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from retrieval_lab import export, llm_scalar, serving, serving_backends, tiny
@@ -105,10 +106,36 @@ def test_search_is_cosine_over_the_corpus_with_both_prompts(client, model):
     assert found[0]["text"] == CORPUS[found[0]["id"]]
 
 
-def test_search_reranks_when_asked(client, reranker):
+def test_search_adds_cosine_and_logit_each_standardised(client, model, reranker):
+    docs = unit(model, ["passage: " + text for text in CORPUS.values()])
+    cosines = docs @ unit(model, ["query: tram"])[0]
+    pairs = [("tram", text) for text in CORPUS.values()]
+    logits = reranker.predict(pairs, show_progress_bar=False, activation_fn=torch.nn.Identity())
+    for weight in (0.5, 0.25):
+        sums = sum(w * (x - x.mean()) / x.std() for w, x in ((weight, logits), (1 - weight, cosines)))
+        body = {"query": "tram", "rerank": True} | ({} if weight == 0.5 else {"rerank_weight": weight})
+        found = client.post("/search", json=body).json()["results"]
+        assert [row["id"] for row in found] == [list(CORPUS)[i] for i in np.argsort(-sums)]
+        np.testing.assert_allclose([row["score"] for row in found], np.sort(sums)[::-1], atol=1e-3)
+
+
+def test_reranker_alone_decides_at_weight_1(client, reranker):
     expected = reranker.predict([("tram", text) for text in CORPUS.values()], show_progress_bar=False)
-    found = client.post("/search", json={"query": "tram", "rerank": True}).json()["results"]
+    found = client.post("/search", json={"query": "tram", "rerank": True, "rerank_weight": 1}).json()["results"]
     assert [row["id"] for row in found] == [list(CORPUS)[i] for i in np.argsort(-expected)]
+
+
+@pytest.mark.parametrize("weight", [0, -0.1, 1.1, "NaN"])
+def test_impossible_weight_is_refused(client, weight):
+    found = client.post("/search", json={"query": "tram", "rerank": True, "rerank_weight": weight})
+    assert found.status_code == 422 and "rerank_weight" in found.json()["error"]
+
+
+def test_search_keeps_the_documents_below_those_that_are_reranked(client, monkeypatch):
+    monkeypatch.setattr(serving, "RERANKED", 1)
+    plain = client.post("/search", json={"query": "tram"}).json()["results"]
+    found = client.post("/search", json={"query": "tram", "rerank": True}).json()["results"]
+    assert [row["id"] for row in found] == [row["id"] for row in plain]
 
 
 def test_health_says_what_runs_and_what_is_allowed(client):
