@@ -3,6 +3,7 @@ Taught in lesson 00.
 """
 
 import re
+import unicodedata
 from functools import cache
 
 from retrieval_lab.corpora import Collection
@@ -13,14 +14,18 @@ _WORD = re.compile(r"\w+")
 
 
 def tokenise(text: str) -> list[str]:
-    """English word stems without function words; text with Chinese is cut by jieba (or into character pairs without it).
+    """Words, English ones as stems; text with Chinese is cut by jieba (or into character pairs without it).
+
+    An English word is the same token in both kinds of text. English text loses its function words; in Chinese text they stay,
+    being as often names and commands. Full-width letters and digits count as the usual ones.
 
     >>> tokenise("The trams, every 8 min")
     ['tram', 'everi', '8', 'min']
     """
-    text = text.lower()
+    text = unicodedata.normalize("NFKC", text).lower()
     if _HAN.search(text):
-        return [word for word in _segmenter()(text) if _WORD.search(word)]
+        words = [word for word in _segmenter()(text) if _WORD.search(word)]
+        return [word if _HAN.search(word) else _stemmer().stemWord(word) for word in words]
     from bm25s.stopwords import STOPWORDS_EN
 
     return _stemmer().stemWords([word for word in _WORD.findall(text) if word not in STOPWORDS_EN])

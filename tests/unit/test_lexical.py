@@ -83,6 +83,15 @@ def test_chinese_is_cut_into_words_without_punctuation():
     assert {"图书馆", "开门", "周末", "8"} <= set(words) and not {"？", "。", " "} & set(words)
 
 
+def test_english_word_is_the_same_token_beside_chinese():
+    texts = ["The ferries to Hainan Dao (海南岛) leave at noon.", "The trams leave every ten minutes."]
+    assert list(lexical.BM25(collection(texts)).search({"q": "when does the ferry leave?"}, 10)["q"]) == ["d0", "d1"]
+
+
+def test_full_width_digits_and_letters_are_the_usual_ones():
+    assert lexical.tokenise("乘１２路车到Ｂ口") == lexical.tokenise("乘12路车到B口")
+
+
 def test_chinese_question_finds_its_document(harbour):
     chinese = replace(
         harbour, corpus={"馆": "图书馆周末八点开门", "船": "渡轮每小时一班"}, queries={"q": "渡轮多久一班"}
