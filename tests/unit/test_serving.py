@@ -111,9 +111,9 @@ def test_search_adds_cosine_and_logit_each_standardised(client, model, reranker)
     cosines = docs @ unit(model, ["query: tram"])[0]
     pairs = [("tram", text) for text in CORPUS.values()]
     logits = reranker.predict(pairs, show_progress_bar=False, activation_fn=torch.nn.Identity())
-    for weight in (0.5, 0.25):
+    for weight in (0.3, 0.75):
         sums = sum(w * (x - x.mean()) / x.std() for w, x in ((weight, logits), (1 - weight, cosines)))
-        body = {"query": "tram", "rerank": True} | ({} if weight == 0.5 else {"rerank_weight": weight})
+        body = {"query": "tram", "rerank": True} | ({} if weight == 0.3 else {"rerank_weight": weight})
         found = client.post("/search", json=body).json()["results"]
         assert [row["id"] for row in found] == [list(CORPUS)[i] for i in np.argsort(-sums)]
         np.testing.assert_allclose([row["score"] for row in found], np.sort(sums)[::-1], atol=1e-3)
