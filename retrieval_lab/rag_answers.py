@@ -2,9 +2,10 @@
 Taught in lesson 05.
 """
 
+import asyncio
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +17,8 @@ from retrieval_lab.profiles import language, say
 from retrieval_lab.rag_documents import sentences
 
 _QUOTED = r"“(?P<a>[^”]+)”|\"(?P<b>[^\"]+)\"|「(?P<c>[^」]+)」|『(?P<d>[^』]+)』"
-_MARKERS = r"(?P<numbers>(?:[\[［【]\s*\d+\s*[\]］】]\s*)+)"
-_PARTS = re.compile(f"{_QUOTED}|{_MARKERS}")  # a number inside a quotation is a part of the quotation
+MARKERS = re.compile(r"(?P<numbers>(?:[\[［【]\s*\d+(?:\s*[,，、;；]\s*\d+)*\s*[\]］】]\s*)+)")
+_PARTS = re.compile(f"{_QUOTED}|{MARKERS.pattern}")  # a number inside a quotation is a part of the quotation
 _PLAIN = str.maketrans({**dict.fromkeys("“”\"「」『』‘’'`"), "[": "(", "]": ")"})
 
 RULES = {
@@ -85,7 +86,11 @@ def extractive(model, n_sentences: int = 3, context: float = 0.5) -> Runnable:
             blank = " " if place else ""
             yield f"{blank}“{sentence.translate(_INNER)}” [{number}]"
 
-    return RunnableLambda(quote, name="extractive")
+    async def quote_async(state: dict) -> AsyncIterator[str]:
+        for piece in await asyncio.to_thread(lambda: list(quote(state))):
+            yield piece
+
+    return RunnableLambda(quote, afunc=quote_async, name="extractive")
 
 
 _INNER = str.maketrans('“”"[]', "‘’'()")  # no sentence can end its quotation or bring its own number
@@ -93,14 +98,16 @@ _INNER = str.maketrans('“”"[]', "‘’'()")  # no sentence can end its quot
 
 def _nearness(model, question: str, documents: Sequence[Document], texts: list[str], known: dict) -> dict[str, float]:
     """Cosine of the question with each sentence and each whole document."""
-    texts = list(dict.fromkeys([*texts, *(document.page_content for document in documents)]))
-    if len(known) > 50_000:  # a long-lived server does not fill the memory
+    keys = [("document", text) for text in (*texts, *(document.page_content for document in documents))]
+    keys = list(dict.fromkeys([*keys, ("query", question)]))
+    held = {key: vector for key in keys if (vector := known.get(key)) is not None}
+    for kind in ("document", "query"):
+        new = [key for key in keys if key[0] == kind and key not in held]
+        held |= zip(new, embedding.encode(model, [text for _, text in new], kind) if new else (), strict=True)
+    if len(known) > 50_000:  # a long-lived server does not fill the memory; another thread reads what it `held`
         known.clear()
-    for kind, wanted in (("document", texts), ("query", [question])):
-        new = [text for text in wanted if (kind, text) not in known]
-        vectors = embedding.encode(model, new, kind) if new else ()
-        known.update(zip([(kind, text) for text in new], vectors, strict=True))
-    return {text: float(known["document", text] @ known["query", question]) for text in texts}
+    known.update(held)
+    return {text: float(held["document", text] @ held["query", question]) for kind, text in keys if kind == "document"}
 
 
 def generative(chat) -> Runnable:
@@ -153,7 +160,7 @@ class Citation(NamedTuple):
 def check_citations(answer: str, documents: Sequence[Document]) -> list[Citation]:
     """Look up every ``“words” [number]`` of an answer in the source of that number.
 
-    Case, blanks, width and quotation marks do not count. A number without quoted words before it cannot be checked, which is a problem
+    Case, blanks, width and quotation marks do not count, see `holds`; ``[1][2]`` and ``[1, 2]`` are the same. A number without quoted words before it cannot be checked, which is a problem
     too; so is an answer without any citation, unless it says that nothing was found.
 
     Parameters
@@ -170,7 +177,8 @@ def check_citations(answer: str, documents: Sequence[Document]) -> list[Citation
     found, quotes = [], []
     for match in _PARTS.finditer(answer):
         if match["numbers"]:
-            numbers = [int(number) for number in re.findall(r"\d+", match["numbers"])]
+            # Of a number without end the first digits say as well that there is no such source.
+            numbers = [int(number[:9]) for number in re.findall(r"\d+", match["numbers"])]
             found += [_checked(number, quote, documents) for quote in quotes or [""] for number in numbers]
             quotes = []
         else:
@@ -196,10 +204,23 @@ def _checked(number: int, quote: str, documents: Sequence[Document]) -> Citation
     source = document.metadata.get("source", "")
     if not plain(quote):
         return Citation(number, quote, source, say(en="nothing is quoted", zh="没有引出原文"))
-    if plain(quote) not in plain(document.page_content):
+    if not holds(document.page_content, quote):
         en, zh = f"these words are not in source {number}", f"第 {number} 条资料里没有这些字"
         return Citation(number, quote, source, say(en=en, zh=zh))
     return Citation(number, quote, source, "")
+
+
+def holds(text: str, quote: str) -> bool:
+    """Whether the words stand in the text, whole: neither a number nor a Latin word is found inside a longer one.
+
+    >>> [holds("Adults pay 12 crowns, bikes 2.40.", quote) for quote in ("12 Crowns", "2 crowns", "bikes 2")]
+    [True, False, False]
+    """
+    quote = plain(quote)
+    before = r"(?<![0-9a-z])(?<![0-9][.,])" if re.match(r"[0-9a-z]", quote) else ""
+    after = r"(?![0-9a-z])" if re.search(r"[0-9a-z]$", quote) else ""
+    after += r"(?![.,]?[0-9])" if re.search(r"[0-9][.,]?$", quote) else ""
+    return bool(re.search(before + re.escape(quote) + after, plain(text)))
 
 
 def plain(text: str) -> str:

@@ -2,7 +2,6 @@
 Taught in lesson 05.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ import numpy as np
 from retrieval_lab import lexical, metrics
 from retrieval_lab.corpora import Collection
 from retrieval_lab.profiles import say
-from retrieval_lab.rag_answers import Citation, is_refusal, plain
+from retrieval_lab.rag_answers import MARKERS, Citation, holds, is_refusal
 
 
 def context_recall(sources: Sequence[str], relevant: set[str]) -> float:
@@ -103,8 +102,8 @@ def judge(result: dict, relevant: set[str], gold: str = "") -> dict[str, float]:
         return row
     correct = citation_correctness(result["citations"], relevant)
     if gold:
-        said = re.sub(r"\[\d+\]", " ", result["answer"])  # the numbers of the citations are no part of the answer
-        row |= {"answer overlap": overlap(said, gold), "gold quoted": float(plain(gold) in plain(said))}
+        said = MARKERS.sub(" ", result["answer"])  # the numbers of the citations are no part of the answer
+        row |= {"answer overlap": overlap(said, gold), "gold quoted": float(holds(said, gold))}
     return row | {
         "context recall": context_recall(sources, relevant),
         "context precision": context_precision(sources, relevant),

@@ -1,13 +1,25 @@
 """Quoting, citing, refusing: expectations by hand."""
 
+import asyncio
+
 import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
-from retrieval_lab import embedding, tiny
-from retrieval_lab.rag_answers import RULES, as_sources, body, check_citations, extractive, generative, is_refusal
+from retrieval_lab import corpora, embedding, tiny
+from retrieval_lab.rag_answers import (
+    RULES,
+    _nearness,
+    as_sources,
+    body,
+    check_citations,
+    extractive,
+    generative,
+    holds,
+    is_refusal,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +71,25 @@ def test_extractive_answer_streams_a_sentence_at_a_time(model):
     assert len(pieces) == 2 and "".join(pieces).count("[1]") == 2
 
 
+def test_extractive_answer_streams_asynchronously_too(model):
+    async def pieces():
+        return [piece async for piece in extractive(model, 2).astream({"question": "fee", "documents": [FEE]})]
+
+    assert asyncio.run(pieces()) == list(extractive(model, 2).stream({"question": "fee", "documents": [FEE]}))
+
+
+def test_known_vectors_emptied_by_another_thread_are_no_error(model):
+    class Emptied(dict):
+        """What a reader meets when another thread clears the vectors between any two of its steps."""
+
+        def __contains__(self, key):
+            return True
+
+    cosine = float(embedding.encode(model, ["tram"])[0] @ embedding.encode(model, ["bus"], "query")[0])
+    near = _nearness(model, "bus", [], ["tram"], Emptied())
+    assert near == {"tram": pytest.approx(cosine, abs=1e-6)}
+
+
 def test_title_is_no_sentence_and_nothing_to_quote_is_a_refusal(model):
     assert body(FEE).startswith("The fee")
     assert extractive(model).invoke({"question": "fee", "documents": []}) == "Not found in the sources."
@@ -75,6 +106,7 @@ def test_title_is_no_sentence_and_nothing_to_quote_is_a_refusal(model):
         "“the fee is 12 crowns”[1]，“copies cost two more”【1】",
         "It is 「１２ crowns」［1］",
         "“copies cost 'two' more” [1]",
+        "“12 crowns” [1, 1], “a file” [1，1] [1、1]",
         "Not found in the sources.",
         "",
     ],
@@ -92,6 +124,8 @@ def test_right_citation_is_right_whatever_its_marks(answer):
         ("It costs 12 crowns [1].", "nothing is quoted"),
         ("“...” [1]", "these words are not in source 1"),
         ("It costs 12 crowns.", "nothing is cited"),
+        ("It costs “2 crowns” [1].", "these words are not in source 1"),
+        ("“12 crowns” [" + "1" * 5000 + "]", "there is no source 111111111"),
     ],
 )
 def test_wrong_citation_is_named(answer, expected):
@@ -105,6 +139,45 @@ def test_wrong_citation_is_named_in_chinese(chinese):
 def test_each_number_after_a_quotation_is_looked_up():
     other = source("Nothing here.", "other")
     assert problems("“12 crowns” [1][2], “nothing” [2]", FEE, other) == ["", "these words are not in source 2", ""]
+
+
+def test_numbers_in_one_pair_of_brackets_are_each_looked_up():
+    other = source("Nothing here.", "other")
+    assert problems("“12 crowns” [1, 2], “nothing” [1，2]", FEE, other) == [
+        "", "these words are not in source 2", "these words are not in source 1", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, quote, expected",
+    [
+        ("每卷收 12 元。", "12 元", True),
+        ("每卷收 12 元。", "2 元", False),
+        ("每卷收12元。", "12元", True),
+        ("It costs 12.50 crowns.", "It costs 12", False),
+        ("It costs 12.50 crowns.", "It costs 12.", False),
+        ("It costs 12. Cash only.", "It costs 12.", True),
+        ("It costs 12.50 crowns.", "50 crowns", False),
+        ("It costs 1,200 crowns.", "200 crowns", False),
+        ("Fees apply.", "fee", False),
+        ("Fees (12) apply.", "(12)", True),
+    ],
+)
+def test_words_are_held_whole(text, quote, expected):
+    assert holds(text, quote) is expected
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_every_gold_quotation_of_the_handbook_is_held_by_its_chapter(lang):
+    book = corpora.load("city_handbook", lang=lang)
+    missing = [
+        query_id
+        for query_id, known in book.details.items()
+        if not any(
+            holds(book.corpus[doc_id], known["quote"]) for doc_id, grade in book.qrels[query_id].items() if grade
+        )
+    ]
+    assert len(book.details) == 60 and missing == []
 
 
 def test_number_inside_a_quotation_is_no_citation_and_a_source_cannot_forge_one(model):

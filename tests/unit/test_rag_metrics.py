@@ -64,6 +64,10 @@ def test_gold_words_are_looked_for_in_the_answer():
     assert row["gold quoted"] == 1
     assert row["answer overlap"] == pytest.approx(2 * 2 / (3 + 2))  # cost, 12, crown against 12, crown
     assert judge(result("Not found in the sources."), {"a"}, gold="12 crowns")["gold quoted"] == 0
+    assert (
+        judge(result("“It costs 12 crowns.” [1]", "a", citations=[RIGHT]), {"a"}, gold="2 crowns")["gold quoted"] == 0
+    )
+    assert judge(result("“It costs 12” [1, 2] crowns", "a"), {"a"}, gold="12 crowns")["gold quoted"] == 1
     quoted = result("“Say ‘ten’ (10).” [1]", "a", citations=[RIGHT])  # the answerer's marks for “ten” [10]
     assert judge(quoted, {"a"}, gold="“ten” [10]")["gold quoted"] == 1
 
