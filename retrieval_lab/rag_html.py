@@ -1,5 +1,5 @@
 """The text of a web page, with its headings as Markdown's, in one walk over its tags.
-Taught in lesson 05; called by `rag_documents.load`.
+Taught in lesson 05; called by `rag_files.load`.
 """
 
 import re
@@ -13,7 +13,7 @@ HIDDEN = {"nav", "noscript", "title"}  # and what is no text for the parser: scr
 BETWEEN_HAN = re.compile(r"(?<=[\u3000-\u9fff，。；：！？])[ \t\r]*\n[ \t\r]*(?=[\u3000-\u9fff])")
 
 
-def title_and_text(content: bytes) -> tuple[str, str]:
+def title_and_text(page: str) -> tuple[str, str]:
     """The title of a page, "" when it has none, and what a reader sees of it.
 
     Raises
@@ -21,12 +21,12 @@ def title_and_text(content: bytes) -> tuple[str, str]:
     bs4.builder.ParserRejectedMarkup
         If the parser can make nothing of the page.
 
-    >>> title_and_text(b"<title>Fees</title><h2>Boats</h2><p>Two\\n crowns.</p><p>Bikes")
+    >>> title_and_text("<title>Fees</title><h2>Boats</h2><p>Two\\n crowns.</p><p>Bikes")
     ('Fees', '## Boats\\n\\nTwo crowns.\\n\\nBikes')
     """
     from bs4 import BeautifulSoup
 
-    soup = BeautifulSoup(content, "html.parser")  # finds the encoding that the page declares
+    soup = BeautifulSoup(page, "html.parser")
     title = soup.title.get_text(strip=True) if soup.title else ""
     lines = [re.sub(r" +", " ", line).strip() for line in "".join(_shown(soup)).split("\n")]
     return title, re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()

@@ -6,7 +6,7 @@ import sys
 import pytest
 from langchain_core.documents import Document
 
-from retrieval_lab import rag_documents, rag_html, tiny
+from retrieval_lab import rag_documents, rag_files, rag_html, tiny
 from retrieval_lab.rag_documents import load, load_bytes, sentences, split
 
 
@@ -105,9 +105,7 @@ def lines_run(function) -> int:
 
 @pytest.mark.parametrize("page", ["<p>a", "<p>a</p>", "<div>", "<nav>a", "<h2>a", "<td>a</b>"])
 def test_html_of_twice_as_many_tags_is_twice_the_work(page):
-    once, twice = (
-        lines_run(lambda n=n: rag_html.title_and_text((page * n + "<p>z").encode())) for n in (10_000, 20_000)
-    )
+    once, twice = (lines_run(lambda n=n: rag_html.title_and_text(page * n + "<p>z")) for n in (10_000, 20_000))
     assert twice < 2.1 * once
 
 
@@ -122,6 +120,51 @@ def test_html_is_read_in_the_encoding_that_it_declares():
     assert load_bytes(page, "ferry.html")[0].page_content == "渡船每小时一班。"
 
 
+def test_html_that_calls_its_encoding_by_the_name_of_a_smaller_set_is_read():
+    page = '<meta charset="gb2312"><p>朱镕基</p>'.encode("gb18030")  # the second character is not in GB 2312
+    assert load_bytes(page, "a.html")[0].page_content == "朱镕基"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_html_is_read_in_the_encoding_of_its_first_bytes(encoding):
+    assert load_bytes("<p>渡船每小时一班。</p>".encode(encoding), "a.html")[0].page_content == "渡船每小时一班。"
+
+
+@pytest.mark.parametrize(
+    "page, en, zh",
+    [
+        (b'<meta charset="utf-8"><p>' + "渡船".encode() * 50 + b"\xe6</p>", "not UTF-8 (byte 325)", "不是 UTF-8 编码（第 325 字节）"),
+        ("<p>票价</p>".encode("gbk"), "not UTF-8 (byte 5)", "不是 UTF-8 编码（第 5 字节）"),  # C6 B1 could be a letter
+        (b'<meta charset="klingon"><p>a</p>', "declares the unknown encoding 'KLINGON'", "声明的编码 'KLINGON' 不存在"),
+    ],
+)  # fmt: skip
+def test_html_in_another_encoding_than_it_says_is_refused_and_never_guessed(page, en, zh, lang):
+    words = {"en": f"a.html: {en}; save it as UTF-8", "zh": f"a.html：{zh}；另存为 UTF-8"}
+    with pytest.raises(ValueError, match="^" + re.escape(words[lang])):
+        load_bytes(page, "a.html")
+
+
+def test_file_with_more_text_than_a_book_is_refused(lang, monkeypatch):
+    monkeypatch.setattr(rag_files, "MAX_TEXT", 1000)
+    words = {
+        "en": "a.txt: it holds more than 1,000 characters.*; split it",
+        "zh": "a.txt：文字超过 1,000 个字符.*；拆成",
+    }
+    assert load_bytes(b"a" * 1000, "a.txt")
+    with pytest.raises(ValueError, match=words[lang]):
+        load_bytes(b"a" * 1001, "a.txt")
+
+
+@pytest.mark.parametrize("limit, value", [("MAX_PAGE", 79), ("MAX_TEXT", 79), ("MAX_TEXT", 9)])
+def test_pdf_that_prints_more_than_a_book_is_given_up(limit, value, monkeypatch):
+    """Forty characters of two bytes on each of two pages, in five drawing steps a page."""
+    content = pdf("a" * 40, "b" * 40)
+    assert len(load_bytes(content, "a.pdf")) == 2
+    monkeypatch.setattr(rag_files, limit, value)
+    with pytest.raises(ValueError, match="a.pdf: it holds more than"):
+        load_bytes(content, "a.pdf")
+
+
 @pytest.mark.parametrize("text", ["The ferry costs 2 crowns.", "渡船票价 2 元。"])
 def test_pdf_gives_a_document_a_page_and_leaves_out_empty_ones(text):
     found = load_bytes(pdf(text, "", "3"), "ferry.pdf")
@@ -129,8 +172,8 @@ def test_pdf_gives_a_document_a_page_and_leaves_out_empty_ones(text):
 
 
 def test_lines_of_a_printed_column_are_joined():
-    assert rag_documents._unwrapped("The ferry\nruns.\nNext") == "The ferry runs.\nNext"
-    assert rag_documents._unwrapped("渡船每\n小时一班。\n\n电车") == "渡船每小时一班。\n\n电车"
+    assert rag_files._unwrapped("The ferry\nruns.\nNext") == "The ferry runs.\nNext"
+    assert rag_files._unwrapped("渡船每\n小时一班。\n\n电车") == "渡船每小时一班。\n\n电车"
 
 
 @pytest.mark.parametrize(
@@ -198,13 +241,38 @@ def test_size_may_be_counted_in_tokens():
 
 
 def test_every_chunk_names_its_section_and_keeps_the_metadata():
-    text = "# City\n\nIntro.\n\n## Ferry\n\nHourly.\n\n```\n# no heading\n```\n\n## Empty\n\n## Tram\n\nOften."
+    text = "# City\n\nIntro.\n\n## Ferry\n\nHourly.\n\n```\n# no heading\n```\n\n## Tram\n\nOften."
     document = Document(text, metadata={"source": "c.md", "title": "City", "page": 3})
     found = split([document], 100)
     assert [chunk.metadata["title"] for chunk in found] == ["City", "City › Ferry", "City › Tram"]
     assert found[1].page_content == "City › Ferry\nHourly.\n\n```\n# no heading\n```"
     assert [(chunk.metadata["chunk"], chunk.metadata["page"]) for chunk in found] == [(0, 3), (1, 3), (2, 3)]
     assert document.page_content == text and document.metadata == {"source": "c.md", "title": "City", "page": 3}
+
+
+def chunks_of(content: str, name: str) -> list[str]:
+    return [chunk.page_content for chunk in split(load_bytes(content.encode(), name), 100)]
+
+
+def test_sections_of_the_same_name_are_told_apart_by_those_around_them():
+    text = "# City\n\n## Ferry\n\n### Fees\n\nTwelve crowns.\n\n## Tram\n\n### Fees\n\nThree crowns.\n\n# Sea\n\nCold."
+    assert chunks_of(text, "c.md") == [
+        "City › Ferry › Fees\nTwelve crowns.", "City › Tram › Fees\nThree crowns.", "City › Sea\nCold.",
+    ]  # fmt: skip
+    page = "<title>City</title><h2>Tram</h2><h3>Fees</h3><p>Three crowns.</p>"
+    assert chunks_of(page, "c.html") == ["City › Tram › Fees\nThree crowns."]
+
+
+def test_heading_with_nothing_below_it_is_text():
+    assert chunks_of("# City\n\n## Fee: 12 crowns\n## Opening\nNine.\n## Free on Sundays", "c.md") == [
+        "City\nFee: 12 crowns", "City › Opening\nNine.", "City\nFree on Sundays",
+    ]  # fmt: skip
+    assert chunks_of("# City\n", "c.md") == []  # the title is none
+
+
+def test_number_sign_in_plain_text_and_in_a_pdf_is_no_heading():
+    assert chunks_of("Team list\n# 1 Anna\n# 2 Bert", "team.txt") == ["team\nTeam list\n# 1 Anna\n# 2 Bert"]
+    assert [chunk.page_content for chunk in split(load_bytes(pdf("# 1 Anna"), "team.PDF"), 100)] == ["team\n# 1 Anna"]
 
 
 def test_title_of_a_collections_document_stands_once(harbour):
@@ -226,6 +294,12 @@ def test_impossible_size_is_refused(size, overlap, lang):
     [
         ("Pay 2.40 crowns. Ask Dr. Lee at St. Anne. Bring form No. 4!", ["Pay 2.40 crowns.", "Ask Dr. Lee at St. Anne.", "Bring form No. 4!"]),
         ("Is it free? No. Then pay.", ["Is it free?", "No.", "Then pay."]),
+        ("Open from 7 a.m. to 9 p.m. daily.", ["Open from 7 a.m. to 9 p.m. daily."]),
+        ("It ends at 9 p.m. The bar closes.", ["It ends at 9 p.m.", "The bar closes."]),
+        ("See sec. 4 and fig. 2. Then go.", ["See sec. 4 and fig. 2.", "Then go."]),
+        ("Bring nets, rods etc. on board, see e.g. no. 3, i.e. the last.", ["Bring nets, rods etc. on board, see e.g. no. 3, i.e. the last."]),
+        ("1. Fill in the form.\n2. Pay. Wait.\n3. 取票。", ["1. Fill in the form.", "2. Pay.", "Wait.", "3. 取票。"]),
+        ("It costs 12. Cash only.", ["It costs 12.", "Cash only."]),
         ('He said "come." Then left.', ['He said "come."', "Then left."]),
         ("没有。他说：“明天来。”再见！", ["没有。", "他说：“明天来。”", "再见！"]),
         ("| line | every |\n|---|---|\n| 1 | 8 min |", ["| line | every |", "| 1 | 8 min |"]),
