@@ -2,6 +2,7 @@
 Taught in lesson 03.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,13 @@ def from_collection(collection: Collection, first, n_candidates: int = 20) -> Ta
     first : a system, BM25 for a task that favours no model
     n_candidates : length of a list; a query with more relevant documents keeps them all
 
-    Queries without a relevant document are left out, as in MTEB.
+    Queries without a relevant document are left out, as in MTEB; so are those whose list would be one document, which is in the
+    right order whatever the model says.
+
+    Warns
+    -----
+    UserWarning
+        If there are lists of one document.
 
     Raises
     ------
@@ -51,6 +58,20 @@ def from_collection(collection: Collection, first, n_candidates: int = 20) -> Ta
         found = sorted(run[query_id], key=lambda doc_id, scores=run[query_id]: -scores[doc_id])
         wrong = [doc_id for doc_id in found if doc_id not in docs]
         lists[query_id] = docs + wrong[: max(0, n_candidates - len(docs))]
+    return _without_single(lists, collection)
+
+
+def _without_single(lists: dict[str, list[str]], collection: Collection) -> Task:
+    single = [query_id for query_id, docs in lists.items() if len(docs) == 1]
+    if single:
+        warnings.warn(
+            say(
+                en=f"{len(single)} of {len(lists)} queries left out, {single[0]!r} for one: the first stage finds only the answer, and a list of one is always in order",
+                zh=f"{len(lists)} 个查询去掉了 {len(single)} 个，例如 {single[0]!r}：第一阶段只找到答案本身，只有一篇文档的列表怎么排都对",
+            ),
+            stacklevel=3,
+        )
+    lists = {query_id: docs for query_id, docs in lists.items() if len(docs) > 1}
     return Task(collection.only(lists), lists)
 
 
@@ -88,10 +109,10 @@ def mteb_scores(model, names: Sequence[str] = NAMES) -> dict[str, float]:
     except ImportError as problem:
         raise ImportError(
             say(
-                en="MTEB's own tasks need the mteb library (pip install 'mteb>=2.0') and a reachable hub; from_collection makes a task of a local folder",
-                zh="MTEB 自带的任务需要 mteb 库（pip install 'mteb>=2.0'）和能连上的模型仓库；from_collection 可以用本地文件夹做任务",
+                en="MTEB's own tasks need the mteb library (pip install 'mteb>=2.20') and a reachable hub; from_collection makes a task of a local folder",
+                zh="MTEB 自带的任务需要 mteb 库（pip install 'mteb>=2.20'）和能连上的模型仓库；from_collection 可以用本地文件夹做任务",
             )
         ) from problem
     tasks = mteb.get_tasks(tasks=list(names))
     result = mteb.evaluate(model, tasks=tasks, overwrite_strategy="always")  # a model trained anew keeps its name
-    return {found.task_name: found.get_score() for found in result.task_results}
+    return {found.task_name: float(found.get_score()) for found in result.task_results}
