@@ -39,8 +39,8 @@ def evidence(documents: list[Document], by: str = "cosine") -> float:
 
     Parameters
     ----------
-    by : "cosine" has the same scale for every question, which neither BM25's nor a fusion's ``score`` has;
-        "rerank_score" where a reranker was trained to be comparable
+    by : "cosine" has the same scale for every question, which neither BM25's score nor a fusion's has; "bm25" where there is
+        no other; "rerank_score" where a reranker was trained to be comparable
 
     >>> evidence([Document("a", metadata={"cosine": 0.4}), Document("b", metadata={"cosine": 0.7})])
     0.7
@@ -98,6 +98,11 @@ def calibrate(retriever: BaseRetriever, lang: str, by: str = "cosine") -> float:
     return rag_metrics.choose_threshold(
         *([evidence(retriever.invoke(question), by) for question in questions] for questions in (asked, hopeless))
     )
+
+
+def _evidence_of(kind: str) -> str:
+    """By which score `RETRIEVERS` are weighed; reranked or not, for a reranker leaves it as it was."""
+    return "bm25" if kind == "words" else "cosine"
 
 
 RETRIEVERS = ("both", "meaning", "words")
@@ -179,18 +184,18 @@ class Assistant:
 
     def chain(self, kind: str = "both", rerank: bool = False, k: int = 3) -> Runnable:
         """The whole way from question to checked answer; see `chain` of this module."""
-        # Evidence by words is BM25's own score, which reranking replaces by another; then nothing is left to weigh.
-        by = "score" if kind == "words" and not rerank else "cosine"
-        threshold = None if kind == "words" and rerank else self.thresholds.get(kind)
-        return chain(self.retriever(kind, rerank, k), self.answerer, threshold, by)
+        return chain(self.retriever(kind, rerank, k), self.answerer, self.thresholds.get(kind), _evidence_of(kind))
 
     def calibrate(self, lang: str) -> None:
         """Choose the threshold of each retriever on the shipped dev questions; the store must hold the shipped corpus."""
-        by = {"words": "score"}
-        self.thresholds = {k: calibrate(self.retriever(k), lang, by.get(k, "cosine")) for k in RETRIEVERS}
+        self.thresholds = {kind: calibrate(self.retriever(kind), lang, _evidence_of(kind)) for kind in RETRIEVERS}
 
     def add(self, name: str, content: bytes, size: int = 200) -> Changes:
-        """Take a file into the store; the same name again replaces what it held before.
+        """Take a file into the store; the same name again replaces what it held before. Raises what `read` raises."""
+        return self.take(self.read(name, content, size))
+
+    def read(self, name: str, content: bytes, size: int = 200) -> list[Document]:
+        """The chunks of a file, as `take` wants them; another thread may ask meanwhile.
 
         Raises
         ------
@@ -206,6 +211,15 @@ class Assistant:
                     zh=f"{name} 里只有标题，没有正文；在标题下写上正文",
                 )
             )
-        changes = ingest(self.store, chunks, scope="sources")
+        return chunks
+
+    def encode(self, chunks: list[Document]) -> dict[str, list[float]]:
+        """Text -> vector of some chunks, for `take`."""
+        texts = [chunk.page_content for chunk in chunks]
+        return dict(zip(texts, self.store.embeddings.embed_documents(texts), strict=True))
+
+    def take(self, chunks: list[Document], vectors: dict[str, list[float]] | None = None) -> Changes:
+        """Put the chunks of a file in the place of what the store holds of it; encoded here without ``vectors``."""
+        changes = ingest(self.store, chunks, scope="sources", vectors=vectors)
         self._words = WordRetriever(chunks=chunks_in(self.store), k=POOL)
         return changes

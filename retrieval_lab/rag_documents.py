@@ -2,6 +2,7 @@
 Taught in lesson 05.
 """
 
+import copy
 import re
 from collections.abc import Callable, Iterator
 
@@ -92,8 +93,12 @@ def _splitter(size: int, overlap: int, length: Callable[[str], int]):
 
 
 def token_counter(model) -> Callable[[str], int]:
-    """A function that counts a text's tokens as the model's tokenizer cuts it, without the special ones."""
-    return lambda text: len(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    """A function that counts a text's tokens as the model's tokenizer cuts it, without the special ones.
+
+    It counts with a copy: a tokenizer that another thread uses, to encode a question, must not be told here not to truncate.
+    """
+    tokenizer = copy.deepcopy(model.tokenizer)
+    return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _titled_sections(document: Document) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ from retrieval_lab.rag_retrieval import SCORES
 MAX_QUESTION = 500  # characters
 MAX_UPLOAD = 2 * 2**20  # bytes
 MAX_FILES = 20  # a page is no place for a library
+TURN = 16  # chunks of an upload that are encoded between one question and the next
 PATIENCE = 30  # seconds that a question waits for the ones before it
 LOCAL = ("localhost", "127.0.0.1")
 HEADERS = {
@@ -61,7 +62,8 @@ def app(assistant: rag.Assistant, hosts: Sequence[str] = LOCAL) -> FastAPI:
 
     static = files("retrieval_lab") / "static"
     page = FastAPI(title="Retrieval Lab", docs_url=None, redoc_url=None, openapi_url=None)
-    page.state.assistant, page.state.lock, page.state.uploads = assistant, asyncio.Lock(), {}
+    page.state.assistant, page.state.uploads = assistant, {}
+    page.state.lock, page.state.uploading = asyncio.Lock(), asyncio.Lock()
     page.middleware("http")(_guard)
     page.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     page.get("/", response_class=HTMLResponse)(lambda: (static / "rag.html").read_text(encoding="utf-8"))
@@ -80,7 +82,7 @@ def _file(path, kind: str):
 async def _guard(request: Request, call_next):
     """Refuse what another site's page sends in a visitor's name, and what is too large; add the headers."""
     origin = request.headers.get("origin")
-    if origin and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin and _netloc(origin) != request.headers.get("host"):
         return JSONResponse(
             {"detail": say(en="cross-site requests are refused", zh="不接受来自其他网站的请求")}, 403, HEADERS
         )
@@ -93,6 +95,13 @@ async def _guard(request: Request, call_next):
     response = await call_next(request)
     response.headers.update(HEADERS)
     return response
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # "http://[" is no address
+        return None
 
 
 def _state(request: Request) -> dict:
@@ -111,7 +120,7 @@ def _ask(question: Question, request: Request) -> StreamingResponse:
     state = request.app.state
     if question.rerank and state.assistant.score is None:
         raise HTTPException(422, say(en="this server has no reranker", zh="这个服务没有重排器"))
-    lines = _lines(state.assistant.chain(question.retriever, question.rerank), question.question)
+    lines = _lines(state.assistant, question)
     return _Stream(_in_turn(lines, state.lock), media_type="application/x-ndjson")
 
 
@@ -149,11 +158,14 @@ def _line(part: dict) -> str:
     return json.dumps(part, ensure_ascii=False) + "\n"
 
 
-def _lines(chain, question: str) -> Iterator[str]:
-    """One JSON object a line, as the chain goes: documents, pieces of the answer, citations; or an error."""
-    answer = ""
+def _lines(assistant: rag.Assistant, asked: Question) -> Iterator[str]:
+    """One JSON object a line, as the chain goes: documents, pieces of the answer, citations; or an error.
+
+    The chain is made when the first line is wanted, and by then it is this question's turn: an upload before it counts.
+    """
+    answer, question = "", asked.question
     try:
-        for part in chain.stream(question):
+        for part in assistant.chain(asked.retriever, asked.rerank).stream(question):
             answer += part.get("answer", "")
             if shown := _shown(part):
                 yield _line(shown)
@@ -194,12 +206,33 @@ async def _upload(file: UploadFile, request: Request) -> dict:
     content = await file.read(MAX_UPLOAD + 1)
     if len(content) > MAX_UPLOAD:
         raise HTTPException(413, _too_large())
-    async with state.lock:
-        if len(state.uploads) >= MAX_FILES and name not in state.uploads:
-            raise HTTPException(409, say(en=f"{MAX_FILES} files are here already", zh=f"已经有 {MAX_FILES} 个文件了"))
+    async with state.uploading:
+        await run_in_threadpool(_check_name, name, state)
         try:
-            changes = await run_in_threadpool(state.assistant.add, name, content)
+            chunks = await run_in_threadpool(state.assistant.read, name, content)
         except ValueError as problem:
             raise HTTPException(422, str(problem)) from None
-        state.uploads[name] = changes.added + changes.kept
+        await _take(chunks, state)
+        state.uploads[name] = len(chunks)
     return {"name": name, "chunks": state.uploads[name]}
+
+
+def _check_name(name: str, state) -> None:
+    """The same file again replaces the one before; a file of the server's own is not a visitor's to replace."""
+    if name in state.uploads:
+        return
+    if len(state.uploads) >= MAX_FILES:
+        raise HTTPException(409, say(en=f"{MAX_FILES} files are here already", zh=f"已经有 {MAX_FILES} 个文件了"))
+    if state.assistant.store.get(where={"source": name}, limit=1, include=[])["ids"]:
+        en = f"{name}: a document of this name is here already; rename the file"
+        raise HTTPException(409, say(en=en, zh=f"{name}：已经有同名的文档了；给文件改个名字"))
+
+
+async def _take(chunks: list[Document], state) -> None:
+    """Questions have the model between one turn of encoding and the next: only one thread may use it."""
+    vectors: dict[str, list[float]] = {}
+    for start in range(0, len(chunks), TURN):
+        async with state.lock:
+            vectors |= await run_in_threadpool(state.assistant.encode, chunks[start : start + TURN])
+    async with state.lock:
+        await run_in_threadpool(state.assistant.take, chunks, vectors)

@@ -43,7 +43,7 @@ class DenseRetriever(BaseRetriever):
 
 
 class WordRetriever(BaseRetriever):
-    """The ``k`` best chunks by BM25, with their ``score``; chunks that share no word with the query are never returned."""
+    """The ``k`` best chunks by BM25, with ``score`` and ``bm25`` in their metadata; chunks that share no word with the query are never returned."""
 
     chunks: list[Document] = Field(repr=False)
     k: int = Field(5, ge=1)
@@ -56,7 +56,7 @@ class WordRetriever(BaseRetriever):
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
         found = self.index.search({"q": query}, self.k)["q"] if self.index else {}
-        return [scored(self.chunks[int(number)], score=score) for number, score in found.items()]
+        return [scored(self.chunks[int(number)], score=score, bm25=score) for number, score in found.items()]
 
 
 class FusedRetriever(BaseRetriever):
@@ -82,7 +82,7 @@ class FusedRetriever(BaseRetriever):
         return [scored(known[id_], score=fused[id_]) for id_ in best]
 
 
-SCORES = ("score", "cosine", "rerank_score")
+SCORES = ("score", "cosine", "bm25", "rerank_score")
 
 
 def _identity(document: Document) -> str:

@@ -123,7 +123,7 @@ class Changes(NamedTuple):
     deleted: int
 
 
-def ingest(store, chunks: list[Document], scope: str = "all") -> Changes:
+def ingest(store, chunks: list[Document], scope: str = "all", vectors: dict[str, list[float]] | None = None) -> Changes:
     """Make the store hold these chunks: encode what is new, leave what is there, delete what is gone.
 
     Running it twice changes nothing the second time. New chunks go in before old ones go out, so a search beside it finds
@@ -135,6 +135,7 @@ def ingest(store, chunks: list[Document], scope: str = "all") -> Changes:
     chunks : with a ``source`` in their metadata
     scope : "all": the store shall hold these chunks and no others. "sources": only what else it holds *of the same sources* goes
         (an upload into a larger collection).
+    vectors : of the chunks' texts, where they are known already; encoded here when not given
 
     Raises
     ------
@@ -156,7 +157,9 @@ def ingest(store, chunks: list[Document], scope: str = "all") -> Changes:
     batch = min(store._client.get_max_batch_size(), 500)
     for start in range(0, len(missing), batch):
         ids = missing[start : start + batch]
-        store.add_documents([new[id_] for id_ in ids], ids=ids)
+        texts, about = [new[id_].page_content for id_ in ids], [new[id_].metadata for id_ in ids]
+        found = [vectors[text] for text in texts] if vectors else store.embeddings.embed_documents(texts)
+        store._collection.upsert(ids, found, about, texts)  # LangChain's `add_documents` would encode again
     for start in range(0, len(gone), batch):
         store.delete(gone[start : start + batch])
     return Changes(len(missing), len(new) - len(missing), len(gone))

@@ -10,7 +10,7 @@ const WORDS = {
     added: (name, n) => `${name}: ${n} passages added, until the server is restarted.`,
     checked: (n) => `✓ ${n === 1 ? "1 citation" : n + " citations"} found word for word in the sources`,
     abstained: "The sources are too far from the question to answer from them. These came nearest:",
-    score: "score", cosine: "cosine", rerank_score: "reranker", page: "page", gone: "The server does not answer.",
+    score: "score", cosine: "cosine", bm25: "BM25", rerank_score: "reranker", page: "page", gone: "The server does not answer.",
     tooLarge: (mb) => `The file is larger than ${mb} MB.`, cut: "The answer was cut off.",
   },
   zh: {
@@ -21,7 +21,7 @@ const WORDS = {
     added: (name, n) => `${name}：已加入 ${n} 段，服务重启后清除。`,
     checked: (n) => `✓ ${n} 处引用，与资料原文逐字一致`,
     abstained: "资料与问题相距太远，不足以回答。最接近的是：",
-    score: "得分", cosine: "余弦", rerank_score: "重排得分", page: "页", gone: "服务没有响应。",
+    score: "得分", cosine: "余弦", bm25: "BM25", rerank_score: "重排得分", page: "页", gone: "服务没有响应。",
     tooLarge: (mb) => `文件超过 ${mb} MB。`, cut: "回答中断了。",
   },
 };

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import httpx
 import pytest
@@ -175,6 +176,48 @@ def test_file_is_checked_before_it_is_taken_in(page, name, content, status, mess
     assert page.get("/api/state").json()["uploads"] == {}
 
 
+def test_file_named_like_a_document_of_the_server_is_refused(page, assistant, lang):
+    assistant.add("zebra.txt", b"The zebra is mine.")
+    response = upload(page, "zebra.txt", b"The zebra is yours.")
+    words = {"en": "a document of this name is here already", "zh": "已经有同名的文档了"}
+    assert response.status_code == 409 and words[lang] in response.json()["detail"]
+    assert ask(page, "zebra", retriever="words")["documents"][0]["text"] == "The zebra is mine."
+
+
+def during(page, name, content, question) -> tuple[float, float, dict]:
+    """When the upload and the question asked meanwhile were done, and the last line of its answer."""
+
+    async def both():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(page.app), base_url="http://localhost") as client:
+
+            async def finished(call):
+                return await call, time.monotonic()
+
+            file = asyncio.create_task(finished(client.post("/api/upload", files={"file": (name, content)})))
+            await asyncio.sleep(0.1)
+            asked = asyncio.create_task(finished(client.post("/api/ask", json=question)))
+            return (await file)[1], (await asked)[1], json.loads((await asked)[0].text.splitlines()[-1])
+
+    return asyncio.run(both())
+
+
+@pytest.mark.parametrize("step", ["read", "encode"])
+def test_question_is_answered_while_a_large_file_is_read_and_encoded(page, assistant, monkeypatch, step):
+    work = getattr(assistant, step)
+    monkeypatch.setattr(assistant, step, lambda *given: (time.sleep(0.4), work(*given))[1])
+    monkeypatch.setattr(rag_page, "TURN", 1)
+    text = "\n".join(f"# {number}\nA zebra." for number in range(5)).encode()
+    uploaded, answered, last = during(page, "zebra.md", text, {"question": "the ferry"})
+    assert last["done"] and answered < uploaded
+
+
+def test_question_that_waited_for_an_upload_finds_the_file(page, assistant, monkeypatch):
+    take = assistant.take
+    monkeypatch.setattr(assistant, "take", lambda *given: (time.sleep(0.4), take(*given))[1])
+    last = during(page, "zebra.txt", b"A zebra.", {"question": "zebra", "retriever": "words"})[2]
+    assert last == {"done": True, "abstained": False}
+
+
 def test_path_in_a_file_name_is_dropped(page):
     assert upload(page, "../../etc/zebra.txt", b"A zebra.").json()["name"] == "zebra.txt"
     assert upload(page, "C:\\x\\zebra.txt", b"A zebra.").json()["name"] == "zebra.txt"
@@ -195,6 +238,7 @@ def test_other_sites_may_not_ask_or_upload(page):
     assert upload(page, "a.txt", b"x", origin="http://evil.example").status_code == 403
     assert page.post("/api/ask", json={"question": "x"}, headers={"origin": "http://evil.example"}).status_code == 403
     assert page.get("/api/state", headers={"host": "evil.example"}).status_code == 400
+    assert page.get("/api/state", headers={"origin": "http://[evil"}).status_code == 403
 
 
 @pytest.mark.parametrize("declared", [{}, {"content-length": "10", "transfer-encoding": "chunked"}])  # h11 takes both
