@@ -12,6 +12,7 @@ from pathlib import Path
 from sentence_transformers.base.sampler import BatchSamplers
 from transformers import TrainerCallback
 
+from retrieval_lab import llm_lora
 from retrieval_lab.profiles import say
 
 # What may differ between a run and its continuation without changing the final weights.
@@ -135,6 +136,7 @@ def _step(path: Path) -> int:
 def one_writer(trainer_class: type) -> type:
     """The trainer class, but only one process writes, sharded weights are written whole, and no best epoch is lost in silence.
 
+    Adapters of a scalar head go back into the model at hand, because their folder alone makes no model (`llm_lora.is_scalar`).
     sentence-transformers 6.2 lets every process write the same files, leaves the gathered weights of FSDP aside, and when the
     best weights cannot be loaded it logs that and goes on with the last ones.
     """
@@ -167,6 +169,12 @@ def one_writer(trainer_class: type) -> type:
             if self.is_fsdp_enabled:
                 return super()._load_best_model()
             self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+        def _load_from_checkpoint(self, checkpoint_path):
+            if llm_lora.is_scalar(self.model) and llm_lora.has_adapter(self.model):
+                llm_lora.restore(self.model, checkpoint_path)
+            else:
+                super()._load_from_checkpoint(checkpoint_path)
 
     OneWriter.__name__ = trainer_class.__name__
     return OneWriter

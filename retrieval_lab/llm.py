@@ -11,6 +11,7 @@ import numpy as np
 from retrieval_lab import llm_lora, llm_prompts, models, reranker
 from retrieval_lab.llm_inputs import batches, fit_data, fitted, prompt_ids, with_shared_start
 from retrieval_lab.profiles import device, language, say
+from retrieval_lab.reranker_data import checked_pairs
 from retrieval_lab.training import Config
 
 __all__ = ["LORA", "answer_rows", "checked", "fitted", "load", "prompt_ids", "score", "tokens", "train"]
@@ -34,7 +35,8 @@ def load(name: str | Path, lang: str | None = None, *, prompt=None, words=None, 
     ----------
     name : what `models.resolve` takes
     lang : "en" or "zh": which of our prompts; the reader's language when not given
-    prompt : a key of `llm_prompts.PROMPTS` or a `Prompt`; None takes the model's own where it is known, or that of ``lang``
+    prompt : a key of `llm_prompts.PROMPTS` or a `Prompt`; None takes the model's own where its name tells it (`llm_prompts.own`),
+        or that of ``lang``
     words : the two answers, e.g. ("Yes", "No"), one token each; None takes the prompt's
     max_seq_length : tokens of prompt, texts and answer slot together; longer documents are cut, see `score`
 
@@ -80,8 +82,7 @@ def load(name: str | Path, lang: str | None = None, *, prompt=None, words=None, 
 def _prompt(name, prompt, lang: str) -> llm_prompts.Prompt:
     if isinstance(prompt, llm_prompts.Prompt):
         return prompt
-    entry = models.find(str(name))
-    key = prompt or (entry.alias if entry and entry.alias in llm_prompts.PROMPTS else lang)
+    key = prompt or llm_prompts.own(name) or lang
     if key not in llm_prompts.PROMPTS:
         known = ", ".join(llm_prompts.PROMPTS)
         raise ValueError(
@@ -164,11 +165,17 @@ def score(model, pairs: Sequence[tuple[str, str]], budget: int = 2048) -> np.nda
     -------
     (n,) float32; (n, num_labels) for a scalar head with several outputs
 
+    Raises
+    ------
+    ValueError
+        If a pair is not two strings.
+
     Source: lesson 04.
     """
     import torch
     from tqdm.auto import tqdm
 
+    pairs = checked_pairs(pairs)
     rows = prompt_ids(model, pairs)
     found = np.zeros((len(rows), model.num_labels), np.float32)
     bar = tqdm(total=len(rows), unit="pair", desc="rerank", leave=False, disable=len(rows) < 64)
@@ -218,13 +225,25 @@ def train(model, data, config: Config | None = None):
     data, config : as for `reranker.train`; `LORA` when not given. With ``config.use_lora`` adapters are put in first unless they
         are there (`llm_lora.add` can limit them to the upper layers)
 
-    Adapters stay in the model: `llm_lora.merge` folds them in, before saving for a machine that has no base model.
+    The adapters of a Yes/No reranker stay in it: `llm_lora.merge` folds them in, before saving for a machine that has no base
+    model. Those of a scalar head are folded in here: the head's padding token and special token are not in an adapter's folder,
+    so only the whole model loads with the same scores.
+
+    Raises
+    ------
+    ValueError
+        If a setting is one that only other families read, or as `reranker.train`.
 
     Source: Nogueira et al. 2020, section 3.1; Hu et al. 2022; lesson 04.
     """
+    from transformers import set_seed
+
     config = config or LORA
+    config.refuse_unread("llm_decoder" if llm_lora.is_scalar(model) else "llm")
     if config.use_lora and not llm_lora.has_adapter(model):
+        set_seed(config.seed)  # the adapters' first weights are drawn
         llm_lora.add(model, config)
     with config.applied_to(model):
         data = fit_data(model, data)
-    return reranker.train(model, data, config)
+    model = reranker.fitted(model, data, config)
+    return llm_lora.merge(model) if llm_lora.is_scalar(model) else model

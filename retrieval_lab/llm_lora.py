@@ -2,8 +2,10 @@
 Taught in lesson 04.
 """
 
+from pathlib import Path
+
 from retrieval_lab.profiles import say
-from retrieval_lab.training import Config
+from retrieval_lab.training_config import Config
 
 
 def add(model, config: Config, upper_layers: int | None = None):
@@ -40,7 +42,6 @@ def add(model, config: Config, upper_layers: int | None = None):
                 zh=f"upper_layers={upper_layers}；模型共 {n_layers} 层",
             )
         )
-    scalar = model[0].transformer_task == "sequence-classification"
     layers = None if upper_layers is None else list(range(n_layers - upper_layers, n_layers))
     targets = config.lora_target_modules
     if targets == "all-linear" and layers is not None:
@@ -51,7 +52,7 @@ def add(model, config: Config, upper_layers: int | None = None):
         "target_modules": targets,
         "layers_to_transform": layers,
     }
-    task = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if scalar else {"task_type": "CAUSAL_LM"}
+    task = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if is_scalar(model) else {"task_type": "CAUSAL_LM"}
     model.add_adapter(LoraConfig(**shape, **task, lora_dropout=0.0, bias="none"))
     return model
 
@@ -66,6 +67,25 @@ def _linear_names(decoder) -> list[str]:
 def has_adapter(model) -> bool:
     """Whether the model holds adapters that are not merged."""
     return getattr(model[0].model, "_hf_peft_config_loaded", False)
+
+
+def is_scalar(model) -> bool:
+    """Whether the model is a decoder with a scalar head, whose adapters alone are no model.
+
+    What `llm_scalar.load` changes in the base, its padding token and a word table with one row more, is not in their folder.
+    """
+    return getattr(model[0], "transformer_task", None) == "sequence-classification"
+
+
+def restore(model, folder: str | Path):
+    """Put a checkpoint's adapters and head into the model that they were trained on, whose base the folder does not hold."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    saved = load_file(Path(folder) / "adapter_model.safetensors")
+    weights = {name.removeprefix("base_model.model."): tensor for name, tensor in saved.items()}
+    set_peft_model_state_dict(model[0].model, weights)
+    return model
 
 
 def merge(model):

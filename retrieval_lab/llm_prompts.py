@@ -4,6 +4,7 @@ Taught in lesson 04. A query and a document are text wherever they stand: no for
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from retrieval_lab.profiles import say
@@ -52,8 +53,28 @@ PROMPTS = {
         chat=False,
     ),
 }
+# How the names of those models begin, of every size, and which prompt is theirs.
+TRAINED_ON = {
+    "qwen3-reranker": "qwen3-reranker",
+    "bge-reranker-gemma": "bge-reranker-gemma",
+    "bge-reranker-v2-gemma": "bge-reranker-gemma",
+}
 OPENINGS = {"en": "\nAnswer:", "zh": "\n回答："}  # of the answer, for models without a chat template
 ALTERNATIVES = (("Yes", "No"), ("yes", "no"), ("是", "否"), ("是", "不"), ("对", "错"), ("true", "false"), ("1", "0"))
+
+
+def own(name: str | Path) -> str | None:
+    """The key of the prompt that a model was trained on, told by its alias, its hub id or the name of its folder.
+
+    Of a copy in the hub's cache, the folder is called after its revision, and one above it after the model.
+
+    >>> own("Qwen/Qwen3-Reranker-4B"), own("models/Qwen3-Reranker-0.6B/"), own("smollm2")
+    ('qwen3-reranker', 'qwen3-reranker', None)
+    """
+    parts = Path(name).parts
+    cached = [part.rpartition("--")[2] for part in parts if part.startswith("models--")]
+    names = [part.lower() for part in [*cached, *parts[-1:]]]
+    return next((key for part in names for start, key in TRAINED_ON.items() if part.startswith(start)), None)
 
 
 class Layout(NamedTuple):

@@ -217,18 +217,24 @@ def train(model, data, config: Config | None = None, *, freeze_layers: int = 0):
     Raises
     ------
     ValueError
-        If the loss is unknown, the columns are none of those, labels leave 0 .. 1, the loss needs negatives and none are there,
-        or fewer than ``freeze_layers`` layers exist.
+        If the loss is unknown, a setting is one that only other families read, the columns are none of those, labels leave 0 .. 1,
+        the loss compares documents and no query has two, or fewer than ``freeze_layers`` layers exist.
 
     Source: Cao et al. 2007 (ListNet); Burges et al. 2005 (RankNet); lesson 03.
     """
     config = config or Config(per_device_train_batch_size=8)
+    config.refuse_unread("reranker")
+    with _frozen(model, freeze_layers):
+        return fitted(model, data, config)
+
+
+def fitted(model, data, config: Config):
+    """What all rerankers' training shares; `train` here and `llm.train` say first which settings they read."""
     kind = config.chosen_loss(LOSSES, "listwise")
     rows = reranker_data.rows(data, kind, LABEL_TEMPERATURE)
     with config.applied_to(model):  # lengths are counted after truncation
         sampler = reranker_data.sampler(model, rows)
-    with _frozen(model, freeze_layers):
-        return fit(model, rows, _loss(model, kind, rows), config, batch_sampler=sampler)
+    return fit(model, rows, _loss(model, kind, rows), config, batch_sampler=sampler)
 
 
 @contextlib.contextmanager

@@ -355,3 +355,34 @@ def test_adapter_alone_is_small_and_scores_the_same_beside_its_base(tmp_path, tm
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     plain = CrossEncoder(str(tmp_path / "adapter"), device="cpu")
     np.testing.assert_allclose(plain.predict(PAIRS[:5]), llm.score(model, PAIRS[:5]), atol=1e-5)
+
+
+def test_first_weights_of_adapters_follow_the_seed(tmp_path, tmp_path_factory):
+    path = folder(tmp_path_factory)
+    found = []
+    for place, seed in enumerate([0, 0, 1]):
+        torch.manual_seed(place)  # what was drawn before makes no difference
+        settings = config(tmp_path / str(place), seed=seed, max_steps=1)
+        found.append(llm.score(llm.train(llm.load(path, "en"), rows(4), settings), PAIRS[:1])[0])
+    assert found[0] == found[1] != found[2]
+
+
+def test_pair_that_is_not_two_texts_is_refused(model, lang):
+    with pytest.raises(ValueError, match={"en": "pair 0 is 'ab'; give", "zh": "第 0 对是 'ab'；应为"}[lang]):
+        llm.score(model, ["ab", "cd"])
+
+
+@pytest.mark.parametrize(
+    "place", ["Qwen3-Reranker-0.6B", "Qwen3-Reranker-4B", "models--Qwen--Qwen3-Reranker-0.6B/snapshots/e61197e"]
+)
+def test_local_copy_of_a_known_reranker_gets_the_prompt_it_was_trained_on(tmp_path, place):
+    copy = llm.load(tiny.chat_folder("qwen2", tmp_path / place))
+    named = llm.load(tmp_path / place, prompt="qwen3-reranker")
+    text = copy.tokenizer.decode(llm.prompt_ids(copy, [("q", "d")])[0])
+    assert "<Query>: q\n<Document>: d" in text
+    assert llm.prompt_ids(copy, PAIRS[:2]) == llm.prompt_ids(named, PAIRS[:2])
+
+
+def test_folder_above_the_model_says_nothing_about_its_prompt(tmp_path):
+    model = llm.load(tiny.chat_folder("llama", tmp_path / "qwen3-reranker" / "mine"))
+    assert "<Query>" not in model.tokenizer.decode(llm.prompt_ids(model, [("q", "d")])[0])

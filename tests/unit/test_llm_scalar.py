@@ -1,14 +1,17 @@
 """The decoder reranker with a head: formats, and the token it is read at, for every kind of padding and end token."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.cross_encoder.losses import ListNetLoss
 
-from retrieval_lab import llm, llm_lora, llm_scalar, tiny
+from retrieval_lab import llm, llm_lora, llm_scalar, reranker_data, tiny, training
 from retrieval_lab.training import Config
 
 LONG = "the tram runs every ten minutes. " * 40
@@ -133,3 +136,71 @@ def test_lora_trains_adapters_and_head_and_merges_to_the_same_scores(tmp_path):
     assert (model[0].model.score.weight - head).abs().max() > 1e-3
     np.testing.assert_allclose(llm.score(model, PAIRS), expected, atol=1e-5)
     np.testing.assert_allclose(CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(PAIRS), expected, atol=1e-5)
+
+
+def triplets() -> Dataset:
+    words = ["aa", "bb", "cc", "dd"]
+    return Dataset.from_dict(
+        {"query": words, "positive": [w + " open" for w in words], "negative_1": ["x", "y", "z", "w"]}
+    )
+
+
+def lora(tmp_path, **changes) -> Config:
+    plain = {
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "num_train_epochs": 2,
+        "use_lora": True,
+        "lora_r": 2,
+    }
+    return Config(output_dir=str(tmp_path / "run"), **(plain | changes))
+
+
+ADAPTED = list(itertools.product(["<|im_end|>", "<|endoftext|>", None], [None, "</s>"]))
+
+
+@pytest.mark.parametrize(("pad", "special"), ADAPTED)
+def test_model_trained_by_adapters_is_saved_whole_and_loads_with_the_same_scores(tmp_path, pad, special):
+    model = llm_scalar.load(folder(tmp_path / "base", pad=pad), special_token=special)
+    before = llm.score(model, PAIRS)
+    llm.train(model, triplets(), lora(tmp_path))
+    expected = llm.score(model, PAIRS)
+    assert np.abs(expected - before).max() > 1e-3 and not llm_lora.has_adapter(model)
+    model.save_pretrained(str(tmp_path / "saved"))
+    plain, again = CrossEncoder(str(tmp_path / "saved"), device="cpu"), llm_scalar.load(tmp_path / "saved")
+    for size in (1, 3):  # alone and among batch mates
+        np.testing.assert_allclose(plain.predict(PAIRS, batch_size=size), expected, atol=1e-5)
+    np.testing.assert_allclose(llm.score(again, PAIRS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("special", [None, "</s>"])
+def test_run_of_adapters_goes_on_from_its_checkpoint(tmp_path, special):
+    path = folder(tmp_path / "base", pad="<|im_end|>")
+    steps = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = llm.train(llm_scalar.load(path, special_token=special), triplets(), lora(tmp_path, **steps))
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    resumed = lora(tmp_path, **steps, resume_from_checkpoint=True)
+    again = llm.train(llm_scalar.load(path, special_token=special), triplets(), resumed)
+    np.testing.assert_allclose(llm.score(again, PAIRS), llm.score(whole, PAIRS), atol=1e-5)
+
+
+def test_best_epoch_of_adapters_is_kept(tmp_path):
+    """An evaluator that likes the first epoch best: the result is that of a run of one epoch at a constant rate."""
+
+    class First(BaseEvaluator):
+        calls = 0
+
+        def __call__(self, model, *args, **kwargs):
+            self.primary_metric, self.calls = "score", self.calls + 1
+            return {"score": -self.calls}
+
+    path, settings = folder(tmp_path / "base"), {"lr_scheduler_type": "constant", "warmup_ratio": 0}
+    models = []
+    for n_epochs, evaluator in ((1, None), (3, First())):
+        model = llm_scalar.load(path, special_token="</s>")
+        torch.manual_seed(0)  # the adapters' first weights are drawn
+        llm_lora.add(model, lora(tmp_path))
+        config = lora(tmp_path / str(n_epochs), **settings, num_train_epochs=n_epochs)
+        rows = reranker_data.rows(triplets(), "listwise", 0.1)
+        models.append(training.fit(model, rows, ListNetLoss(model), config, evaluator=evaluator))
+    np.testing.assert_allclose(*(llm.score(model, PAIRS) for model in models), atol=1e-5)
