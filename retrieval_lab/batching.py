@@ -232,15 +232,15 @@ def prompts(model, columns: list[str]) -> dict[str, str] | None:
 
 
 def checked_columns(data) -> list[str]:
-    """The columns ``query, positive[, negative_1, ...]`` of a training set with in-batch negatives.
+    """The columns ``query, positive[, negative_1, ...]`` of a training set with in-batch negatives, in this order, which losses go by.
 
     Raises
     ------
     ValueError
         If the columns are not those, or there are no rows.
     """
-    columns = [name for name in data.column_names if name in ("query", "positive") or name.startswith("negative")]
-    if columns[:2] != ["query", "positive"] or not len(data):
+    columns = ["query", "positive", *(name for name in data.column_names if name.startswith("negative"))]
+    if not set(columns) <= set(data.column_names) or not len(data):
         raise ValueError(
             say(
                 en=f"training needs rows with columns query, positive[, negative_1, ...]; got {len(data)} rows with {data.column_names}",

@@ -150,7 +150,7 @@ def _tokens(model, text: str, kind: str) -> tuple[list[str], Tensor]:
     return names, raw["token_embeddings"].cpu()[mask].float().clone()
 
 
-def train(model, data, config: Config | None = None, *, teacher_temperature: float = 1.0):
+def train(model, data, config: Config | None = None):
     """Fine-tune on MaxSim by sentence-transformers' own trainer.
 
     The loss divides each score by the number of the query's tokens: the ranking stays the same, and the temperature means
@@ -163,18 +163,19 @@ def train(model, data, config: Config | None = None, *, teacher_temperature: flo
     data : datasets.Dataset. In-batch: columns ``query, positive[, negative_1, ...]``. With a teacher: ``query``, two or more columns of
         documents, ``label`` with a list of as many scores; or the rows of `formats.read` with kind "scored"
     config : see `training.Config`; ``loss_type`` is "in_batch" (the default), "distill" (KL divergence between the teacher's softmax and
-        the model's) or "margin_mse" (differences between scores; no division by the number of tokens, as the teacher's scale counts)
-    teacher_temperature : of the teacher's softmax; about the spread of its scores
+        the model's; ``teacher_temperature`` is to be about the spread of the teacher's scores) or "margin_mse" (differences between
+        scores; no division by the number of tokens, as the teacher's scale counts)
 
     Raises
     ------
     ValueError
-        If the loss is not known or does not read a setting, or the columns do not fit it.
+        If the loss is not known, a setting is not read by it or by this family, or the columns do not fit it.
 
     Source: Khattab & Zaharia 2020, section 3.3 (in-batch); Santhanam et al. 2022 (ColBERTv2), section 3.2, and Hofstätter et al. 2020
     (teachers); lesson 02.
     """
     config = config or Config()
+    config.refuse_unread("colbert")
     kind = config.chosen_loss(LOSSES, "in_batch")
     own_prompts = "prompt_for_query" in data.column_names  # they take the place of the model's query prompt
     data = formats.apply_prompts(data)
@@ -183,16 +184,16 @@ def train(model, data, config: Config | None = None, *, teacher_temperature: flo
     with config.applied_to(model):  # lengths are counted after truncation
         sampler = batching.sampler(model, data, columns)
     data = data.select_columns(columns + ["label"] * (kind != "in_batch"))
-    loss = _loss(model, kind, config, teacher_temperature)
+    loss = _loss(model, kind, config)
     prompts = batching.prompts(model, [name for name in columns if name != "query" or not own_prompts])
     return fit(model, data, loss, config, prompts=prompts, batch_sampler=sampler)
 
 
-def _loss(model, kind: str, config: Config, teacher_temperature: float):
+def _loss(model, kind: str, config: Config):
     from sentence_transformers.multi_vector_encoder import losses, scoring
 
     if kind == "distill":
-        temperatures = {"student_temperature": config.temperature, "teacher_temperature": teacher_temperature}
+        temperatures = {"student_temperature": config.temperature, "teacher_temperature": config.teacher_temperature}
         return losses.MultiVectorDistillKLDivLoss(model, similarity_fct=scoring.mean_colbert_kd_scores, **temperatures)
     if kind == "margin_mse":
         return losses.MultiVectorMarginMSELoss(model)

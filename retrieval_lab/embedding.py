@@ -42,7 +42,7 @@ def load(name: str | Path, pooling: str | None = None, *, prompts: dict[str, str
                 zh=f"{name} 没有写明怎样把词元向量合成一个向量；按模型卡给出 pooling='cls'（BERT、BGE）、'mean'（E5、GTE）或 'lasttoken'（解码器大模型）：选错不会报错，只会变差",
             )
         )
-    transformer = modules.Transformer(str(folder), **(decoders.PLAIN_TEXT if pooling == "lasttoken" else {}))
+    transformer = decoders.plain_text(folder)
     if pooling == "lasttoken":
         decoders.append_eos(transformer.tokenizer)
     layers = [transformer, modules.Pooling(transformer.get_embedding_dimension(), pooling)]
@@ -61,7 +61,9 @@ def _with_known_pooling(model, name, pooling):
     return model
 
 
-def encode(model, texts: list[str], kind: str = "document", budget: int = 2048) -> np.ndarray:
+def encode(
+    model, texts: list[str], kind: str = "document", budget: int = 2048, *, prompt: str | None = None
+) -> np.ndarray:
     """Vectors of unit length, equal to ``model.encode_query`` / ``encode_document`` but batched by tokens.
 
     Parameters
@@ -70,6 +72,7 @@ def encode(model, texts: list[str], kind: str = "document", budget: int = 2048) 
     texts : n texts, in any order and of any length
     kind : "query" or "document": which of the model's prompts is put before each text, once
     budget : tokens of a padded batch
+    prompt : put before each text in place of the model's own; None: the model's
 
     Returns
     -------
@@ -85,7 +88,8 @@ def encode(model, texts: list[str], kind: str = "document", budget: int = 2048) 
     (2, 32)
     """
     vectors = np.zeros((len(texts), model.get_embedding_dimension()), np.float32)
-    for batch, found in batching.encoded(model, texts, kind, budget, normalize_embeddings=True):
+    options = {"normalize_embeddings": True} | ({} if prompt is None else {"prompt": prompt})
+    for batch, found in batching.encoded(model, texts, kind, budget, **options):
         vectors[batch] = found
     return vectors
 
@@ -116,13 +120,15 @@ def train(model, data, config: Config | None = None, *, evaluator=None, weights=
     Raises
     ------
     ValueError
-        If the data have no rows or other columns than the loss needs, or could teach nothing; see `embedding_recipes.recipe`.
+        If the data have no rows or other columns than the loss needs, or could teach nothing, see `embedding_recipes.recipe`; or
+        if a setting is one that only other families read.
 
     Source: Henderson et al. 2017, section 4 (in-batch negatives); Karpukhin et al. 2020, section 3.2; lessons 01 and 01b.
     """
     from transformers import set_seed
 
     config = config or Config()
+    config.refuse_unread("embedding")
     parts = embedding_recipes.recipe(model, data, config, weights=weights)
     if config.use_lora and not llm_lora.has_adapter(model):
         set_seed(config.seed)  # the adapters' first weights are drawn

@@ -157,6 +157,7 @@ def _cosent_loss(model, rows, config: Config, _):
 def _teacher_loss(model, rows, config: Config, weights):
     from retrieval_lab import losses
 
+    _check_dims(model, config)
     loss = losses.TeacherVectors(model, weights, config.mrl_dims or ())
     losses.check_width(len(rows[0]["label"]), model.get_embedding_dimension(), loss.weights)
     return loss
@@ -165,20 +166,26 @@ def _teacher_loss(model, rows, config: Config, weights):
 _LOSSES = {"in_batch": _ranking_loss, "kl": _kl_loss, "cosent": _cosent_loss, "teacher": _teacher_loss}
 
 
-def _prefixes(model, loss, config: Config):
-    """The loss at every width of ``config.mrl_dims`` as well, or as it is."""
-    if not config.mrl_dims:
-        return loss
-    from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
-
+def _check_dims(model, config: Config) -> int:
+    """The model's width, which no entry of ``config.mrl_dims`` may go beyond."""
     width = model.get_embedding_dimension()
-    if max(config.mrl_dims) > width:
+    if max(config.mrl_dims or (), default=0) > width:
         raise ValueError(
             say(
                 en=f"mrl_dims {config.mrl_dims} go beyond the model's {width} dims; leave the larger ones out, or add a head: matryoshka.add_head(model, {max(config.mrl_dims)})",
                 zh=f"mrl_dims {config.mrl_dims} 超过了模型的 {width} 维；去掉更大的，或加一个输出头：matryoshka.add_head(model, {max(config.mrl_dims)})",
             )
         )
+    return width
+
+
+def _prefixes(model, loss, config: Config):
+    """The loss at every width of ``config.mrl_dims`` as well, or as it is."""
+    if not config.mrl_dims:
+        return loss
+    from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
+
+    width = _check_dims(model, config)
     return MatryoshkaLoss(model, loss, sorted({*config.mrl_dims, width}))
 
 

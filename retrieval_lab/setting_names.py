@@ -1,4 +1,4 @@
-"""The names of settings: which other names mean the same, and what a name that nobody knows may have been meant to be.
+"""The names of settings: which other names mean the same, which families read them, and what an unknown one may have been meant to be.
 Taught in lesson 07.
 """
 
@@ -26,6 +26,24 @@ ALIASES = {
     "negatives_x_device": "negatives_cross_device",
     "resume": "resume_from_checkpoint",
 }
+
+# Settings that only some families read; for another family they are refused (`Config.refuse_unread`), because they would do nothing.
+READ_BY = dict.fromkeys(("pooling", "mrl_dims", "use_mrl", "use_inbatch_neg"), ("embedding",))
+READ_BY |= dict.fromkeys(
+    (
+        "temperature",
+        "teacher_temperature",
+        "mini_batch_size",
+        "neg_nums",
+        "query_max_len",
+        "passage_max_len",
+        "query_prompt",
+        "document_prompt",
+    ),
+    ("embedding", "colbert"),
+)
+READ_BY |= {"use_lora": ("embedding", "llm", "llm_decoder")}
+READ_BY |= dict.fromkeys(("query_format", "document_format", "seq", "special_token", "num_labels"), ("llm_decoder",))
 
 
 def canonical(settings: dict, known, where: str = "") -> dict:
@@ -62,6 +80,30 @@ def canonical(settings: dict, known, where: str = "") -> dict:
         given[name] = written
         found[name] = strategy(value) if plain == "save_on_epoch_end" else value
     return found
+
+
+def refuse_unread(config, family: str) -> None:
+    """Stop where a setting is not at its default and the family would ignore it.
+
+    Parameters
+    ----------
+    config : training_config.Config
+    family : "embedding", "colbert", "reranker", "llm" or "llm_decoder"
+
+    Raises
+    ------
+    ValueError
+        If there is such a setting; the message names it, the family and the families that read it.
+    """
+    for setting, families in READ_BY.items():
+        value = getattr(config, setting)
+        if family not in families and value != type(config).model_fields[setting].default:
+            raise ValueError(
+                say(
+                    en=f"{setting}={value!r} would do nothing: model_type {family} does not read it, only {', '.join(families)}; leave it out",
+                    zh=f"{setting}={value!r} 不会起作用：model_type {family} 不读这个设置，只有 {'、'.join(families)} 读；去掉它",
+                )
+            )
 
 
 def _unknown(name: str, known) -> str:

@@ -63,23 +63,6 @@ FAMILIES = {
 }
 OTHER_NAMES = {"bert_encoder": "reranker"}  # RAG-Retrieval has two kinds of reranker; its llm_decoder has a scalar head
 
-# Settings that only some families read; for another family they are refused, because they would do nothing.
-READ_BY = dict.fromkeys(("pooling", "mrl_dims", "use_mrl", "use_inbatch_neg", "teacher_temperature"), ("embedding",))
-READ_BY |= dict.fromkeys(
-    (
-        "temperature",
-        "mini_batch_size",
-        "neg_nums",
-        "query_max_len",
-        "passage_max_len",
-        "query_prompt",
-        "document_prompt",
-    ),
-    ("embedding", "colbert"),
-)
-READ_BY |= {"use_lora": ("embedding", "llm", "llm_decoder")}
-READ_BY |= dict.fromkeys(("query_format", "document_format", "seq", "special_token", "num_labels"), ("llm_decoder",))
-
 
 def overrides(words: Sequence[str]) -> dict:
     """``--key value`` and ``--key=value`` as settings; a key without a value is true.
@@ -125,7 +108,7 @@ def run(config: Config):
         if getattr(config, name) is None:
             raise ValueError(say(en=f"{name} is not set", zh=f"没有设置 {name}"))
     data = read(config)
-    model = with_texts(family.load(config), config)
+    model = with_head(with_texts(family.load(config), config), config)
     model = importlib.import_module(f"retrieval_lab.{family.module}").train(model, data, config)
     training.save(model, Path(config.output_dir) / "model")
     return model
@@ -172,15 +155,7 @@ def _family_name(config: Config) -> str:
                 zh=f"不认识 model_type={config.model_type!r}；可用：{known}",
             )
         )
-    for setting, families in READ_BY.items():
-        value = getattr(config, setting)
-        if name not in families and value != Config.model_fields[setting].default:
-            raise ValueError(
-                say(
-                    en=f"{setting}={value!r} would do nothing: model_type {config.model_type} does not read it, only {', '.join(families)}; leave it out",
-                    zh=f"{setting}={value!r} 不会起作用：model_type {config.model_type} 不读这个设置，只有 {'、'.join(families)} 读；去掉它",
-                )
-            )
+    config.refuse_unread(name)
     return name
 
 
@@ -193,6 +168,31 @@ def with_texts(model, config: Config):
         if length is not None:
             setattr(model[0], name, length)
     return model
+
+
+def with_head(model, config: Config):
+    """The model with a linear layer of ``max(mrl_dims)`` outputs on top, where that is more than it gives by itself; a line says so.
+
+    Raises
+    ------
+    ValueError
+        If the model has such a layer already, of fewer outputs.
+
+    Source: `matryoshka.add_head`; lesson 01b.
+    """
+    from retrieval_lab import matryoshka
+
+    if not config.mrl_dims or max(config.mrl_dims) <= model.get_embedding_dimension():
+        return model
+    width, dim = model.get_embedding_dimension(), max(config.mrl_dims)
+    if is_first_process():
+        print(
+            say(
+                en=f"mrl_dims go to {dim}, the model gives {width}: added a linear layer {width} -> {dim}",
+                zh=f"mrl_dims 最大到 {dim}，而模型输出 {width} 维：加了一个线性层 {width} -> {dim}",
+            )
+        )
+    return matryoshka.add_head(model, dim)
 
 
 def is_first_process() -> bool:

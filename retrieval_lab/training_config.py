@@ -84,7 +84,7 @@ class Config(BaseModel):
     use_inbatch_neg: bool = True
     negatives_cross_device: bool = True  # under several processes, their batches lend each other negatives
     use_mrl: bool | None = None  # None: where mrl_dims is given
-    mrl_dims: Dims = None
+    mrl_dims: Dims = None  # beyond the model's width: `retrieval-lab train` adds a layer, see `matryoshka.add_head`
     num_labels: Count = 1
 
     # Text
@@ -180,6 +180,13 @@ class Config(BaseModel):
         file.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
         return file
 
+    def refuse_unread(self, family: str) -> None:
+        """Stop before training where a setting is set that the family would ignore, see `setting_names.refuse_unread`.
+
+        >>> Config(temperature=0.02).refuse_unread("embedding")
+        """
+        setting_names.refuse_unread(self, family)
+
     def chosen_loss(self, known: Iterable[str], default: str) -> str:
         """``loss_type``, or the default of a family whose losses are ``known``.
 
@@ -260,8 +267,7 @@ class Config(BaseModel):
                 model.max_seq_length = length
 
     def _check_length(self, model) -> None:
-        configs = (getattr(module, "config", None) for module in model.modules())
-        positions = next((n for c in configs if (n := getattr(c, "max_position_embeddings", None))), None)
+        positions = _positions(model)
         if self.max_seq_length and positions and self.max_seq_length > positions:
             raise ValueError(
                 say(
@@ -269,6 +275,15 @@ class Config(BaseModel):
                     zh=f"max_seq_length={self.max_seq_length}，但模型只有 {positions} 个位置；最多设到这个数",
                 )
             )
+
+
+def _positions(model) -> int | None:
+    """Tokens that a model has positions for; None: no limit is known. RoBERTa's kind of table counts from the padding's row on."""
+    configs = (getattr(module, "config", None) for module in model.modules())
+    positions = next((n for c in configs if (n := getattr(c, "max_position_embeddings", None))), None)
+    tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    padding = next((row for table in tables if (row := getattr(table, "padding_idx", None)) is not None), None)
+    return positions if positions is None or padding is None else positions - padding - 1
 
 
 def _not_yaml(path, error) -> str:

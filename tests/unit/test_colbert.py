@@ -10,9 +10,10 @@ import torch
 from datasets import Dataset
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.util.similarity import maxsim as library_maxsim
-from transformers import AutoModel, AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from retrieval_lab import batching, colbert, corpora, search, tiny
+from retrieval_lab import batching, colbert, colbert_models, corpora, search, tiny
 from retrieval_lab.training import Config
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
@@ -143,6 +144,20 @@ def test_punctuation_is_left_out_of_documents_only():
     assert colbert.align(model, "a, b!", "a").query_tokens == ["[CLS]", "a", ",", "␣", "b", "!", "[SEP]"]
 
 
+def test_punctuation_of_a_byte_level_tokenizer_is_left_out():
+    fast = Tokenizer(models.BPE())
+    fast.pre_tokenizer, fast.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=["<pad>"], show_progress=False)
+    fast.train_from_iterator(["好，", "是。", " ，", "，", "。"] * 9, trainer)  # "！" stays three bytes
+    text = PreTrainedTokenizerFast(tokenizer_object=fast, pad_token="<pad>")
+    skipped = colbert_models._punctuation(text)
+    read = [text.convert_tokens_to_string([token]).strip() for token in skipped]
+    assert {"，", "。", ",", "."} <= set(read) <= set(colbert_models.PUNCTUATION)
+    kept = [token for token in text.tokenize("a，b。c") if token not in skipped]
+    assert text.convert_tokens_to_string(kept) == "abc"
+
+
 def test_markers_are_one_token_each_and_come_first():
     with pytest.warns(UserWarning, match=r"new tokens \[Q\], \[D\]"):
         model = colbert.from_encoder(tiny.encoder(prompts={"query": "", "document": "x"}), markers=("[Q]", "[D]"))
@@ -237,6 +252,17 @@ def test_load_of_a_bare_checkpoint_asks_for_no_pooling(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:new tokens", "ignore:the projection")
+def test_decoder_gives_token_vectors_of_the_text_without_its_chat_template(tmp_path):
+    folder = tiny.chat_folder("llama", tmp_path)
+    model = colbert.load(folder)
+    ids = model.tokenizer("tram")["input_ids"]
+    assert model.encode_document("tram", output_value=None)["input_ids"].tolist() == ids
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(folder)(torch.tensor([ids])).last_hidden_state[0]
+    expected = torch.nn.functional.normalize(states, dim=1)
+    torch.testing.assert_close(colbert.encode(model, ["tram", "a ferry to the quay"])[0], expected, atol=1e-5, rtol=0)
+
+
 def test_saved_model_is_loaded_as_it_is(tmp_path, recwarn):
     options = {"markers": ("[Q]", "[D]"), "query_expansion": 16, "skip_punctuation": True}
     model = colbert.from_encoder(tiny.encoder(prompts=PROMPTS), 8, **options)
@@ -386,8 +412,8 @@ CASES = [("in_batch", False, None), ("in_batch", True, None), ("in_batch", True,
 def test_two_steps_equal_a_loop_written_by_hand(config, kind, negatives, mini_batch_size):
     data = rows(negatives=negatives) if kind == "in_batch" else scored_rows()
     ours, by_hand = (colbert.from_encoder(tiny.encoder(prompts=PROMPTS)) for _ in range(2))
-    settings = config(max_steps=2, max_grad_norm=1e9, loss_type=kind, mini_batch_size=mini_batch_size)
-    colbert.train(ours, data, settings, teacher_temperature=0.5)
+    settings = {"loss_type": kind, "mini_batch_size": mini_batch_size, "teacher_temperature": 0.5}
+    colbert.train(ours, data, config(max_steps=2, max_grad_norm=1e9, **settings))
     texts = [name for name in data.column_names if name != "label"]
     optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=0.0)
     for batch in batching.sampler(by_hand, data, texts)(data, 8, False):
@@ -403,7 +429,7 @@ def test_two_steps_equal_a_loop_written_by_hand(config, kind, negatives, mini_ba
 @pytest.mark.parametrize("kind", colbert.LOSSES)
 def test_loss_is_the_one_written_by_hand(kind):
     model, data = colbert.from_encoder(tiny.encoder(prompts=PROMPTS)), scored_rows(4)
-    loss = colbert._loss(model, kind, Config(), teacher_temperature=0.5)
+    loss = colbert._loss(model, kind, Config(teacher_temperature=0.5))
     features = []
     for column, task in (("query", "query"), ("positive", "document"), ("negative_1", "document")):
         features.append(dict(model.preprocess(data[column][:], prompt=PROMPTS[task], task=task)) | {"task": task})

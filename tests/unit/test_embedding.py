@@ -298,9 +298,23 @@ def test_train_changes_and_returns_the_model_it_was_given(config):
 BAD = {
     "no rows": {"query": [], "positive": []},
     "no positive": {"query": ["a"], "document": ["b"]},
-    "other order": {"positive": ["a"], "query": ["b"]},
     "no query": {"text": ["a"], "positive": ["b"]},
 }
+
+
+def test_columns_go_by_their_names_and_not_by_their_order(config):
+    data = rows(8).add_column("negative_1", [f"no {i}" for i in range(8)])
+    other = data.select_columns(["negative_1", "positive", "query"])
+    one, same = (embedding.train(tiny.encoder(), d, config(max_steps=2)).encode("tram") for d in (data, other))
+    assert (one == same).all()
+
+
+def test_prompt_in_place_of_the_models_own(model):
+    np.testing.assert_allclose(
+        embedding.encode(model, ["tram", ""], "query", prompt="find: "),
+        model.encode(["find: tram", "find: "], normalize_embeddings=True),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -198,6 +198,12 @@ def test_scored_pairs_with_nothing_to_compare_are_refused(config, lang):
         recipe(tiny.encoder(), SCORED.select([0, 2]), config())
 
 
+def test_dims_beyond_the_model_are_refused_for_a_teachers_vectors(config, lang):
+    words = {"en": r"mrl_dims \[8, 64\] go beyond the model's 32 dims", "zh": "超过了模型的 32 维"}
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), TEACHER, config(mrl_dims=[8, 64]))
+
+
 def test_batches_of_one_scored_pair_are_refused(config, lang):
     words = {"en": "per_device_train_batch_size=1: a softmax", "zh": "per_device_train_batch_size=1：只有一篇"}
     with pytest.raises(ValueError, match=words[lang]):

@@ -1,14 +1,17 @@
 """`retrieval-lab train`: every family from a file to a saved model, by the same command."""
 
+import importlib
 import json
 import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from datasets import Dataset
 
-from retrieval_lab import cli, formats, train_command
+from retrieval_lab import cli, formats, llm, setting_names, train_command
 from retrieval_lab.training_config import Config
 
 CONFIGS = Path(train_command.__file__).parents[1] / "configs"
@@ -163,11 +166,12 @@ def test_unknown_family_is_refused(capsys):
 def test_setting_that_the_family_does_not_read_is_refused(lang, family, setting):
     name, value = setting
     config = Config(model_type=family, **{name: value})
-    if train_command.OTHER_NAMES.get(family, family) in train_command.READ_BY[name]:
+    known = train_command.OTHER_NAMES.get(family, family)
+    if known in setting_names.READ_BY[name]:
         with pytest.raises(ValueError, match="model_name_or_path"):  # the next thing that is missing
             train_command.run(config)
         return
-    words = {"en": f"{name}={value!r} would do nothing: model_type {family}", "zh": f"{name}={value!r} 不会起作用"}
+    words = {"en": f"{name}={value!r} would do nothing: model_type {known}", "zh": f"{name}={value!r} 不会起作用"}
     with pytest.raises(ValueError, match=re.escape(words[lang])):
         train_command.run(config)
 
@@ -191,3 +195,47 @@ def test_unknown_words_of_other_commands_are_still_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["runs", "--lr", "1"])
     assert stopped.value.code == 2 and "unrecognized arguments: --lr 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["embedding", "colbert", "reranker", "llm", "llm_decoder"])
+def test_training_from_python_refuses_what_the_family_does_not_read(tmp_path, lang, family):
+    saved(tmp_path)
+    kind = train_command.FAMILIES[family]
+    start = tmp_path / ("decoder" if family.startswith("llm") else "encoder")
+    model = kind.load(Config(model_name_or_path=str(start)))
+    data = Dataset.from_dict({"query": ["a", "b"], "positive": ["c", "d"], "negative_1": ["e", "f"]})
+    values = {"use_lora": True, "mrl_dims": [8], "use_inbatch_neg": False, "teacher_temperature": 0.5, "num_labels": 2}
+    ignored = {name: value for name, value in values.items() if family not in setting_names.READ_BY[name]}
+    assert ignored
+    for name, value in ignored.items():
+        words = {"en": f"{name}={value!r} would do nothing: model_type {family} ", "zh": f"{name}={value!r} 不会起作用"}
+        train = importlib.import_module(f"retrieval_lab.{kind.module}").train
+        with pytest.raises(ValueError, match=re.escape(words[lang])):
+            train(model, data, Config(output_dir=str(tmp_path / "run"), **{name: value}))
+
+
+def test_scalar_head_trained_by_adapters_is_saved_whole(tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    saved(tmp_path)
+    given = {"model_type": "llm_decoder", "model_name_or_path": str(tmp_path / "decoder"), "special_token": "</s>"}
+    given |= {"train_dataset": write(tmp_path, TRIPLETS), "val_dataset": write(tmp_path, TRIPLETS)}
+    given |= {"use_lora": True, "lora_r": 2, "epoch": 2, "lr": 1e-2, "output_dir": str(tmp_path / "run")}
+    model = train_command.run(Config(**given))
+    pairs = [("tram", "mart"), ("ferry", "a longer text than the other")]
+    plain = CrossEncoder(str(tmp_path / "run" / "model"), device="cpu")
+    np.testing.assert_allclose(plain.predict(pairs), llm.score(model, pairs), atol=1e-5)
+
+
+@pytest.mark.parametrize(("dims", "width"), [([8, 48], 48), ([8, 32], 32)])
+def test_dims_beyond_the_model_get_a_layer_that_is_saved(tmp_path, capsys, lang, dims, width):
+    """RAG-Retrieval's use_mrl: a linear layer as wide as the largest of mrl_dims; within the model's 32 dims none is added."""
+    from sentence_transformers import SentenceTransformer
+
+    saved(tmp_path)
+    given = {"model_name_or_path": str(tmp_path / "encoder"), "train_dataset": write(tmp_path, TRIPLETS), "epoch": 1}
+    train_command.run(Config(**given, use_mrl=True, mrl_dims=dims, batch_size=4, output_dir=str(tmp_path / "run")))
+    model = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
+    assert model.get_embedding_dimension() == width == len(model.encode("tram"))
+    line = {"en": "mrl_dims go to 48, the model gives 32: added a linear layer", "zh": "加了一个线性层 32 -> 48"}[lang]
+    assert (line in capsys.readouterr().out) == (width == 48)

@@ -1,5 +1,6 @@
 """The configuration of training: what it refuses, what it hands on, and what it undoes."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,19 @@ def test_length_beyond_the_models_positions_is_refused(lang):
         Config(max_seq_length=131).applied_to(tiny.encoder()),
     ):
         pass
+
+
+def test_positions_that_count_from_the_padding_are_fewer_than_the_table_has():
+    """XLM-R starts at the padding's row + 1, here 1: of 130 rows 129 are for tokens, and one token more is out of the table."""
+    import torch
+
+    from retrieval_lab import tiny
+
+    model = tiny.encoder("xlm-roberta")
+    for n, fits in ((129, True), (130, False)):
+        ids = torch.full((1, n), 7)
+        with contextlib.nullcontext() if fits else pytest.raises((IndexError, RuntimeError), match="out of"):
+            model[0].auto_model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        refused = pytest.raises(ValueError, match="the model has 129 positions")
+        with contextlib.nullcontext() if fits else refused, Config(max_seq_length=n).applied_to(model):
+            pass
