@@ -73,11 +73,10 @@ def _unchanged(model, name, dim: int | None, options: dict):
 def bare_encoder(folder: Path):
     """The encoder's modules in a SentenceTransformer; a bare checkpoint needs no pooling here, for nothing is pooled."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Transformer
 
     if (folder / "modules.json").is_file():
         return SentenceTransformer(str(folder))
-    return SentenceTransformer(modules=[Transformer(str(folder))])
+    return SentenceTransformer(modules=[decoders.plain_text(folder)])
 
 
 def from_encoder(
@@ -186,9 +185,18 @@ def _add_markers(transformer, markers) -> None:
 
 
 def _punctuation(tokenizer) -> list[str]:
-    """The tokens that are one punctuation mark, alone or at the start of a word ("▁" in SentencePiece)."""
-    vocabulary = tokenizer.get_vocab()
-    return [token for mark in PUNCTUATION for token in (mark, f"▁{mark}") if token in vocabulary]
+    """The tokens that read as one punctuation mark, alone or at the start of a word ("▁" in SentencePiece).
+
+    A byte-level tokenizer writes its tokens in letters of its own, so every token is read back: "·" may stand for a byte there. A
+    mark that it has no single token for is not skipped.
+    """
+    vocabulary, found = tokenizer.get_vocab(), {}
+    for mark in PUNCTUATION:
+        whole = [tokenizer.tokenize(text) for text in (mark, f" {mark}")]
+        tokens = [mark, f"▁{mark}", *(tokens[0] for tokens in whole if len(tokens) == 1)]
+        known = [token for token in tokens if token in vocabulary]
+        found |= dict.fromkeys(token for token in known if tokenizer.decode(vocabulary[token]).strip() == mark)
+    return list(found)
 
 
 def with_own_linear(folder: Path):

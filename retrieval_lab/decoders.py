@@ -7,7 +7,7 @@ from pathlib import Path
 
 from retrieval_lab.profiles import say
 
-# Arguments of sentence-transformers' Transformer: read the text itself. By default it wraps every text in the model's chat template.
+# Arguments of sentence-transformers' Transformer: read the text itself. By default it wraps a text in the chat template that the model may have.
 PLAIN_TEXT = {
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
     "module_output_name": "token_embeddings",
@@ -42,6 +42,19 @@ def weights_folder(folder: Path) -> Path:
     """Where the transformer lies: sentence-transformers may keep it in a folder of its own."""
     found = modules(folder)
     return folder / found[0]["path"] if found else folder
+
+
+def plain_text(folder: Path):
+    """A plain checkpoint as sentence-transformers' Transformer that reads the text itself and can pad.
+
+    A tokenizer without a padding token pads with its end-of-sequence token: poolings go by the attention mask and never see it.
+    """
+    from sentence_transformers.base.modules import Transformer
+
+    transformer = Transformer(str(folder), **PLAIN_TEXT)
+    if transformer.tokenizer.pad_token is None:
+        transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
+    return transformer
 
 
 def append_eos(tokenizer) -> None:

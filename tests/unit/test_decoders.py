@@ -55,6 +55,30 @@ def model(folder):
     return embedding.load(folder, "lasttoken", prompts=PROMPTS)
 
 
+@pytest.mark.parametrize("pooling", BY_HAND)
+def test_text_is_read_without_the_chat_template_whatever_pools(folder, pooling):
+    model, tokenizer = embedding.load(folder, pooling), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("tram")["input_ids"] + [tokenizer.eos_token_id] * (pooling == "lasttoken")
+    assert model.preprocess(["tram"])["input_ids"].tolist() == [ids]
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(folder)(torch.tensor([ids])).last_hidden_state[0]
+    np.testing.assert_allclose(model.encode("tram"), BY_HAND[pooling](states), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", BY_HAND)
+def test_tokenizer_without_a_padding_token_encodes_several_texts_as_each_alone(tmp_path, pooling):
+    text = tiny.chat_tokenizer()
+    text.pad_token = None
+    model = embedding.load(tiny.chat_folder("llama", tmp_path / "plain", text), pooling)
+    texts = [text for text in TEXTS if text]  # without a token there is nothing to pool
+    alone = np.stack([model.encode(text) for text in texts])
+    np.testing.assert_allclose(model.encode(texts), alone, atol=1e-5)
+    model.save_pretrained(str(tmp_path / "saved"))
+    np.testing.assert_allclose(
+        SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(texts), alone, atol=1e-5
+    )
+
+
 def test_vector_is_the_state_of_the_end_token_after_the_prompt(folder, model):
     tokenizer, bare = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
     ids = tokenizer(PROMPTS["query"] + "tram")["input_ids"] + [tokenizer.eos_token_id]
