@@ -7,6 +7,7 @@ import numpy as np
 from retrieval_lab.profiles import say
 
 DEFAULT = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
+PICKS = 1_000_000  # numbers that `paired_bootstrap` holds at a time
 
 
 def evaluate(qrels: dict, run: dict, metrics=DEFAULT, per_query: bool = False, relevant: int = 1) -> dict:
@@ -111,8 +112,14 @@ def paired_bootstrap(a, b, n_resamples: int = 10_000, confidence: float = 0.95, 
     (1.0, 1.0)
     """
     difference = _difference(a, b)
-    picks = np.random.default_rng(seed).integers(len(difference), size=(n_resamples, len(difference)))
-    means = difference[picks].mean(axis=1)  # (n_resamples,)
+    n, rng = len(difference), np.random.default_rng(seed)
+    rows = max(
+        1, PICKS // n
+    )  # a part at a time, from one stream: all at once would need gigabytes for ten thousand queries
+    parts = [min(rows, n_resamples - start) for start in range(0, n_resamples, rows)]
+    means = np.concatenate(
+        [difference[rng.integers(n, size=(part, n))].mean(axis=1) for part in parts]
+    )  # (n_resamples,)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)

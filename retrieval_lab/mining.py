@@ -26,7 +26,9 @@ class Filters:
     positive's less ``margin``. What is left is shown to ``judge``, if there is one, and kept where its score is below ``judge_below``.
     """
 
-    skip: int = 0  # best candidates of each search that are never taken
+    skip: int = (
+        0  # best candidates of each search that are never taken, whichever search finds them; answers are not counted
+    )
     depth: int = 50  # candidates of each search
     percent: float | None = 0.95  # Moreira et al. 2024 (NV-Retriever), section 3.2: TopK-PercPos
     margin: float | None = None  # in cosine
@@ -52,7 +54,7 @@ def mine_hard_negatives(model, data, corpus: list[str], n: int = 1, *, filters: 
     Parameters
     ----------
     model : SentenceTransformer that finds and scores candidates; with strict filters a good one pays off
-    data : datasets.Dataset with ``query, positive``
+    data : datasets.Dataset with ``query, positive``; a ``prompt_for_query`` stands in place of the model's query prompt
     corpus : passages to choose from; positives that it lacks are added
     n : negatives a row; a row for which the filters leave fewer is left out, and a warning says how many were
     filters : see `Filters`
@@ -76,12 +78,13 @@ def mine_hard_negatives(model, data, corpus: list[str], n: int = 1, *, filters: 
     columns = [name for name in ("query", "positive", PROMPT) if name in data.column_names]
     positives = known_answers(data, known)
     texts = list(dict.fromkeys([*corpus, *data["positive"]]))
-    found = _candidates(model, positives, texts, filters)
+    asked = list(zip(data["query"], data[PROMPT] if PROMPT in columns else [None] * len(data), strict=True))
+    found = _candidates(model, asked, positives, texts, filters)
     kept = []
-    for values in zip(*(data[name] for name in columns), strict=True):
+    for key, values in zip(asked, zip(*(data[name] for name in columns), strict=True), strict=True):
         query, positive = values[:2]
-        limit = filters.limit(found[query][positive])
-        allowed = [t for t, cosine in found[query].items() if cosine <= limit and t not in positives[query]]
+        limit = filters.limit(found[key][positive])
+        allowed = [t for t, cosine in found[key].items() if cosine <= limit and t not in positives[query]]
         chosen = _judged(query, allowed, n, filters)
         if len(chosen) == n:
             hard = {f"negative_{i}": text for i, text in enumerate(chosen, 1)}
@@ -126,21 +129,44 @@ def _check(data, n: int, filters: Filters) -> None:
 
 
 def _candidates(
-    model, positives: dict[str, set[str]], texts: list[str], filters: Filters
-) -> dict[str, dict[str, float]]:
-    """Query -> candidate -> cosine, from the nearest on; the query's own answers are among them."""
+    model, asked: list[tuple[str, str | None]], positives: dict[str, set[str]], texts: list[str], filters: Filters
+) -> dict[tuple[str, str | None], dict[str, float]]:
+    """(Query, its prompt) -> candidate -> cosine, from the nearest on; the query's own answers are among them."""
     docs = embedding.encode(model, texts)  # (n_texts, dim)
     places = {text: place for place, text in enumerate(texts)}
     words = lexical.BM25(Collection("mining", "", "", "", dict(enumerate(texts)), {}, {}))
     lexical_run = words.search({query: query for query in positives}, filters.depth)
     found = {}
-    for query, vector in zip(positives, embedding.encode(model, list(positives), "query"), strict=True):
+    for (query, prompt), vector in _query_vectors(model, asked).items():
         cosines = docs @ vector  # one query at a time: the matrix of all would not fit for a large corpus
-        dense = np.argsort(-cosines, kind="stable")[filters.skip : filters.depth].tolist()
-        answers = [places[text] for text in positives[query] if text in places]
-        window = {*dense, *list(lexical_run[query])[filters.skip :], *answers}
-        found[query] = {texts[i]: float(cosines[i]) for i in sorted(window, key=lambda i: (-cosines[i], i))}
+        answers = {places[text] for text in positives[query] if text in places}
+        nearest = np.argsort(-cosines, kind="stable")[: filters.depth].tolist()
+        window = _window(nearest, list(lexical_run[query]), answers, filters.skip)
+        found[query, prompt] = {texts[i]: float(cosines[i]) for i in sorted(window, key=lambda i: (-cosines[i], i))}
     return found
+
+
+def _query_vectors(model, asked: list[tuple[str, str | None]]) -> dict[tuple[str, str | None], np.ndarray]:
+    """The vector of each query after its row's prompt; None is the model's own."""
+    groups: dict[str | None, list[str]] = {}
+    for query, prompt in dict.fromkeys(asked):
+        groups.setdefault(prompt, []).append(query)
+    return {
+        (query, prompt): vector
+        for prompt, queries in groups.items()
+        for query, vector in zip(queries, embedding.encode(model, queries, "query", prompt=prompt), strict=True)
+    }
+
+
+def _window(nearest: list[int], lexical_hits: list[int], answers: set[int], skip: int) -> set[int]:
+    """The candidates of both searches, less the best ``skip`` of each, with the answers.
+
+    >>> sorted(_window([3, 0, 1, 2], [1, 4, 0], answers={3}, skip=1))  # 0 and 1 are skipped, 0 though BM25 has it lower
+    [2, 3, 4]
+    """
+    searches = [[place for place in found if place not in answers] for found in (nearest, lexical_hits)]
+    skipped = {place for found in searches for place in found[:skip]}
+    return ({place for found in searches for place in found} - skipped) | answers
 
 
 def _judged(query: str, texts: list[str], n: int, filters: Filters) -> list[str]:

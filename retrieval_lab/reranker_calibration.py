@@ -44,14 +44,15 @@ def calibrate(model, scores, labels):
 
     Parameters
     ----------
-    model : CrossEncoder with one output; it is changed in place and returned
+    model : CrossEncoder of `reranker.load`, whose last layer has one output and a bias; it is changed in place and returned
     scores : (n,) its logits for pairs that it was not trained on, e.g. of the dev split
     labels : (n,) true or false, both present
 
     Raises
     ------
     ValueError
-        If all labels are equal, or better scores go with worse labels.
+        If all labels are equal, better scores go with worse labels, or the model has no such layer (a decoder of `llm` or
+        `llm_scalar`); the message then gives the line, to be applied to the scores.
 
     Source: Platt 1999; lesson 03.
     """
@@ -71,7 +72,17 @@ def calibrate(model, scores, labels):
                 zh=f"分数越高，答案反而越少（斜率 {slope:.2f}）；模型和标签对得上吗？",
             )
         )
-    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1][-1]
+    heads = [
+        m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1 and m.bias is not None
+    ]
+    if not heads:
+        raise ValueError(
+            say(
+                en=f"a decoder reranker has no last layer with a bias that the line could be saved in; apply it to the scores: sigmoid({slope:.3f} * score {offset:+.3f})",
+                zh=f"解码器重排器的最后一层没有偏置，这条直线存不进模型；请直接用在分数上：sigmoid({slope:.3f} * score {offset:+.3f})",
+            )
+        )
+    head = heads[-1]
     with torch.no_grad():
         head.weight.mul_(slope)
         head.bias.mul_(slope).add_(offset)

@@ -3,6 +3,7 @@ Taught in lesson 03; `reranker` is built on it.
 """
 
 import random
+import warnings
 
 import numpy as np
 
@@ -79,7 +80,8 @@ def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int
     A list holds the query's best document, the one that the first stage ranks highest among the others, further ones drawn
     from its ``depth`` best, and from three documents on, as the last, one from the whole collection. That one is easy: a head
     that still knows nothing has something to begin with, and needs a third of the lists that it needs without (lesson 03).
-    A near miss keeps its grade, so no answer is ever taught as wrong; a document without a judgement counts as 0.
+    A near miss keeps its grade, so no answer is ever taught as wrong; a document without a judgement counts as 0. A query whose
+    best grade is 0 is left out: of a list without an answer, a listwise loss would learn that all are equally good.
 
     Parameters
     ----------
@@ -96,7 +98,13 @@ def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int
     Raises
     ------
     ValueError
-        If n_docs is below 2 or above depth, or the first stage finds nothing but a query's best document, as BM25 may.
+        If n_docs is below 2 or above depth, a query has no judgements, no query has an answer, or the first stage finds nothing
+        but a query's best document, as BM25 may.
+
+    Warns
+    -----
+    UserWarning
+        If queries are left out.
 
     Source: Gao et al. 2021, *Rethink Training of BERT Rerankers in Multi-Stage Retrieval Pipeline*; lesson 03.
     """
@@ -110,9 +118,10 @@ def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int
             )
         )
     top = max(grade for judged in collection.qrels.values() for grade in judged.values())
-    run = first.search(collection.queries, depth)
+    queries = _answered(collection)
+    run = first.search(queries, depth)
     rng, lists, everything = random.Random(seed), [], list(collection.corpus)
-    for query_id, query in collection.queries.items():
+    for query_id, query in queries.items():
         grades = collection.qrels[query_id]
         best = max(grades, key=grades.get)
         ranked = sorted(run[query_id], key=lambda doc_id, scores=run[query_id]: -scores[doc_id])
@@ -135,10 +144,43 @@ def candidates(first, collection, n_docs: int = 3, *, depth: int = 20, seed: int
     return Dataset.from_list(lists)
 
 
+def _answered(collection) -> dict[str, str]:
+    """The queries that have a document above grade 0."""
+    if missing := [query_id for query_id in collection.queries if not collection.qrels.get(query_id)]:
+        raise ValueError(
+            say(
+                en=f"query {missing[0]!r} ({len(missing)} in all) has no judgements, so nothing says which document is right; take a split whose queries are judged",
+                zh=f"查询 {missing[0]!r}（共 {len(missing)} 个）没有标注，不知道哪篇文档是对的；换一个查询都有标注的划分",
+            )
+        )
+    kept = {q: text for q, text in collection.queries.items() if max(collection.qrels[q].values()) > 0}
+    if not kept:
+        raise ValueError(
+            say(
+                en="no query has a document above grade 0; there is nothing to train on",
+                zh="没有一个查询有 0 级以上的文档，无从训练",
+            )
+        )
+    if left_out := len(collection.queries) - len(kept):
+        warnings.warn(
+            say(
+                en=f"{left_out} of {len(collection.queries)} queries left out: none of their documents is above grade 0",
+                zh=f"去掉了 {len(collection.queries)} 个查询中的 {left_out} 个：它们没有 0 级以上的文档",
+            ),
+            stacklevel=3,
+        )
+    return kept
+
+
 def rows(data, loss_type: str, label_temperature: float):
     """Training data in the shape that a loss takes: one document a row for the point losses, one list a query for the others.
 
     Pairs without negatives stay as they are. Labels are checked to lie in 0 .. 1.
+
+    Raises
+    ------
+    ValueError
+        If the columns or labels are others, or the loss compares the documents of a query and no query has two.
     """
     from datasets import Dataset
 
@@ -152,6 +194,7 @@ def rows(data, loss_type: str, label_temperature: float):
         return Dataset.from_dict(
             dict(zip(("query", "document", "label"), map(list, zip(*triples, strict=True)), strict=True))
         )
+    _comparable(lists, loss_type)
     scale = 1 / label_temperature if loss_type == "listwise" else 1.0
     columns = {
         "query": [query for query, _ in lists],
@@ -159,6 +202,16 @@ def rows(data, loss_type: str, label_temperature: float):
         "label": [[label * scale for _, label in items] for _, items in lists],
     }
     return Dataset.from_dict(columns)
+
+
+def _comparable(lists, loss_type: str) -> None:
+    if max(len(items) for _, items in lists) < 2:
+        raise ValueError(
+            say(
+                en=f"loss_type={loss_type!r} compares the documents of one query, and each of these {len(lists)} queries has one: nothing would be learned; use loss_type='point_ce', or give each query two documents or more",
+                zh=f"loss_type={loss_type!r} 比较同一查询的各篇文档，而这 {len(lists)} 个查询各只有一篇，什么也学不到；改用 loss_type='point_ce'，或给每个查询至少两篇文档",
+            )
+        )
 
 
 def _pairs_alone(data, loss_type: str):

@@ -185,3 +185,12 @@ def test_all_metrics_break_a_tie_in_the_same_way(relevant_doc, rank):
     run = {"q": {"a": 1.0, "b": 0.5, "c": 1.0}}  # trec_eval: of equal scores the larger id comes first
     found = metrics.evaluate({"q": {relevant_doc: 1}}, run, ["MRR@10", "nDCG@10", "Hit@1"])
     assert found == pytest.approx({"MRR@10": 1 / rank, "nDCG@10": 1 / math.log2(rank + 1), "Hit@1": float(rank == 1)})
+
+
+@pytest.mark.parametrize("n", [1, 7, 40, 3000])
+def test_bootstrap_in_parts_equals_all_resamples_at_once(monkeypatch, n):
+    monkeypatch.setattr(metrics, "PICKS", 1000)  # parts of 1000, 142, 25 and 1 resamples
+    before, after = np.random.default_rng(0).normal(size=(2, n))
+    picks = np.random.default_rng(3).integers(n, size=(501, n))
+    expected = np.quantile((after - before)[picks].mean(axis=1), [0.025, 0.975])
+    assert metrics.paired_bootstrap(before, after, n_resamples=501, seed=3) == pytest.approx(tuple(expected), abs=1e-12)

@@ -33,6 +33,12 @@ def mine(model, n=2, filters=OPEN, **more):
         return mining.mine_hard_negatives(model, PAIRS, CORPUS, n, filters=filters, **more)
 
 
+def mine_rows(model, pairs, n, filters):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mining.mine_hard_negatives(model, pairs, CORPUS, n, filters=filters)
+
+
 def negatives(rows):
     return [[row[name] for name in row if name.startswith("negative_")] for row in rows]
 
@@ -102,6 +108,36 @@ def test_bm25_adds_what_the_model_ranks_low(model):
 def test_best_candidates_can_be_skipped(model):
     first = negatives(mine(model, n=1))[0][0]
     assert first not in negatives(mine(model, n=1, filters=Filters(percent=None, skip=3)))[0]
+
+
+def test_candidate_that_one_search_skips_does_not_come_back_by_the_other(model):
+    """Every passage shares a word with the query, so BM25 finds all of them and could bring back what the model skips."""
+    query = "tram ferry pool book"
+    pairs = Dataset.from_dict({"query": [query], "positive": [CORPUS[0]]})
+    others = CORPUS[1:]
+    cosines = embedding.encode(model, others) @ embedding.encode(model, [query], "query")[0]
+    nearest = {others[i] for i in np.argsort(-cosines, kind="stable")[:2]}
+    found = negatives(mine_rows(model, pairs, len(others) - 4, Filters(percent=None, skip=2)))[0]
+    assert nearest.isdisjoint(found) and CORPUS[0] not in found
+    assert len(found) == len(set(found)) == len(others) - 4
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_answer_does_not_use_up_a_skipped_place(place):
+    answers, expected = (
+        {place},
+        {2, 3} | {place},
+    )  # of 0 and 1 the one that is no answer is skipped, and is BM25's best too
+    assert mining._window([0, 1, 2, 3], [1 - place, 2], answers, skip=1) == expected
+
+
+def test_candidates_are_ranked_after_the_rows_own_prompt():
+    with_prompt, plain = (tiny.encoder(prompts={"query": text}) for text in ("find the pool card: ", "query: "))
+    pairs = PAIRS.select([0, 3])
+    expected = mine_rows(with_prompt, pairs, 3, OPEN)
+    own = pairs.add_column("prompt_for_query", ["find the pool card: "] * 2)
+    assert negatives(mine_rows(plain, own, 3, OPEN).remove_columns("prompt_for_query")) == negatives(expected)
+    assert negatives(mine_rows(plain, pairs, 3, OPEN)) != negatives(expected)
 
 
 def test_judge_sees_text_pairs_and_drops_what_it_scores_high(model):

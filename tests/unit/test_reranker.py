@@ -11,7 +11,7 @@ from datasets import Dataset
 from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification
 
-from retrieval_lab import fusion, lexical, reranker, reranker_data, tiny
+from retrieval_lab import fusion, lexical, llm, llm_scalar, reranker, reranker_data, tiny
 from retrieval_lab.corpora import Collection
 from retrieval_lab.training import Config
 
@@ -405,6 +405,15 @@ def test_pairs_alone_are_refused_by_losses_that_need_negatives(tmp_path, lang, l
         reranker.train(tiny.cross_encoder(), data, config(tmp_path, loss_type=loss_type))
 
 
+@pytest.mark.parametrize("loss_type", ["pairwise", "lambda", "listwise"])
+def test_queries_of_one_document_each_are_refused_by_losses_that_compare_documents(tmp_path, lang, loss_type):
+    words = {"en": "each of these 2 queries has one: .*point_ce", "zh": "这 2 个查询各只有一篇.*point_ce"}
+    data = Dataset.from_dict({"query": ["a", "b"], "document": ["c", "d"], "label": [1.0, 0.0]})
+    with pytest.raises(ValueError, match=words[lang]):
+        reranker.train(tiny.cross_encoder(), data, config(tmp_path, loss_type=loss_type))
+    assert len(reranker_data.rows(data, "point_ce", 0.1)) == 2
+
+
 def test_unknown_loss_is_refused(tmp_path, lang):
     words = {"en": "loss_type='bce' is not known; use one of point_ce", "zh": "不认识 loss_type='bce'；可用：point_ce"}
     with pytest.raises(ValueError, match=words[lang]):
@@ -476,6 +485,30 @@ def test_candidates_are_the_answer_the_hardest_drawn_ones_and_an_easy_one():
         last.add(row["document"][3])
     assert last == set("BCDEGH")  # from the whole collection
     assert reranker.candidates(Fixed("fab"), city, n_docs=2)[0]["document"] == ["F", "A"]
+
+
+def graded(qrels):
+    return Collection("city", "en", "train", "CC0", {"a": "A", "b": "B"}, {q: q for q in "qr"}, qrels)
+
+
+def test_query_whose_best_grade_is_zero_is_left_out_with_a_notice(lang):
+    words = {"en": "1 of 2 queries left out", "zh": "去掉了 2 个查询中的 1 个"}
+    with pytest.warns(UserWarning, match=words[lang]):
+        found = reranker.candidates(Fixed("ab"), graded({"q": {"a": 0, "b": 0}, "r": {"b": 2}}), n_docs=2)
+    assert found[:] == {"query": ["r"], "document": [["B", "A"]], "label": [[1.0, 0.0]]}
+
+
+@pytest.mark.parametrize("judged", [{}, {"r": {}}])
+def test_query_without_judgements_is_named(lang, judged):
+    words = {"en": r"query 'r' \(1 in all\) has no judgements", "zh": "查询 'r'（共 1 个）没有标注"}
+    with pytest.raises(ValueError, match=words[lang]):
+        reranker.candidates(Fixed("ab"), graded({"q": {"a": 1}} | judged), n_docs=2)
+
+
+def test_collection_without_an_answer_is_refused(lang):
+    words = {"en": "no query has a document above grade 0", "zh": "没有一个查询有 0 级以上的文档"}
+    with pytest.raises(ValueError, match=words[lang]):
+        reranker.candidates(Fixed("ab"), graded({"q": {"a": 0}, "r": {"b": 0}}), n_docs=2)
 
 
 def test_small_collection_gives_short_lists():
@@ -550,6 +583,16 @@ def test_calibration_needs_both_kinds_and_scores_that_help(lang):
     words = {"en": "higher scores go with fewer answers", "zh": "分数越高，答案反而越少"}
     with pytest.raises(ValueError, match=words[lang]):
         reranker.calibrate(tiny.cross_encoder(), [1.0, 2.0, 3.0, 4.0], [True, True, False, False])
+
+
+@pytest.mark.parametrize("family", [llm, llm_scalar])
+def test_line_that_a_decoder_cannot_keep_is_given_instead(tmp_path, lang, family):
+    """Two of three right on either side of 0: the best line has the slope s with sigmoid(s) = 2 / 3, which is ln 2."""
+    model = family.load(tiny.chat_folder("llama", tmp_path))
+    scores, labels = [1, 1, 1, -1, -1, -1], [True, True, False, False, False, True]
+    words = {"en": r"sigmoid\(0\.693 \* score", "zh": r"最后一层没有偏置.*sigmoid\(0\.693 \* score"}
+    with pytest.raises(ValueError, match=words[lang]):
+        reranker.calibrate(model, scores, labels)
 
 
 def test_fused_scores_do_not_care_about_calibration():

@@ -46,6 +46,13 @@ def test_query_without_a_relevant_document_is_left_out():
     assert list(task.candidates) == list(task.collection.queries) == ["q"]
 
 
+def test_list_of_the_answer_alone_is_left_out_with_a_notice(lang):
+    words = {"en": "1 of 2 queries left out, 'q' for one", "zh": "2 个查询去掉了 1 个，例如 'q'"}
+    with pytest.warns(UserWarning, match=words[lang]):
+        task = reranking_tasks.from_collection(collection({"q": {"a": 1}, "r": {"b": 1}}), Fixed("a"), 2)
+    assert task.candidates == {"r": ["b", "a"]} and list(task.collection.queries) == ["r"]
+
+
 def test_map_by_hand():
     """Ranks 1 and 3 of three: (1/1 + 2/3) / 2. Rank 2 of two: 1/2. Their mean: 2/3."""
     city = collection({"q": {"a": 1, "c": 1}, "r": {"b": 1}})
