@@ -2,12 +2,13 @@
 Taught in lesson 05.
 """
 
-from collections.abc import Iterator
-from threading import Thread
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from threading import Event, Thread
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import Field
 
@@ -22,12 +23,14 @@ def chat_model(name: str, **options):
     ----------
     name : "smollm2", another local model's alias or folder; or "provider:model" for a server, as LangChain's ``init_chat_model`` takes it:
         "openai:NAME" with ``base_url="http://localhost:11434/v1"`` for Ollama, vLLM, llama.cpp and every other server of that shape
-    options : ``max_new_tokens`` of a local model; whatever the provider's class takes
+    options : the fields of `LocalChat` for a local model, ``max_new_tokens`` above all; whatever the provider's class takes
 
     Raises
     ------
     ModelError
         If no local model of that name can be had.
+    ValueError
+        If a local model has no such option.
 
     Source: lesson 05.
     """
@@ -35,6 +38,13 @@ def chat_model(name: str, **options):
         from langchain.chat_models import init_chat_model
 
         return init_chat_model(name, **options)
+    if unknown := sorted(options.keys() - LocalChat.model_fields.keys()):
+        raise ValueError(
+            say(
+                en=f"a local model has no option {', '.join(unknown)}; {name!r} takes max_new_tokens. A server's model is named provider:model",
+                zh=f"本地模型没有选项 {'、'.join(unknown)}；{name!r} 可用 max_new_tokens。服务器上的模型要写成 provider:model",
+            )
+        )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = models.resolve(name)
@@ -61,21 +71,30 @@ class LocalChat(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=AIMessage(text))])
 
     def _stream(self, messages: list[BaseMessage], stop=None, run_manager=None, **kwargs) -> Iterator[Any]:
-        from transformers import TextIteratorStreamer
-
-        inputs = self._inputs(messages)
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        problems: list[BaseException] = []
-        options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, "stop_strings": stop or None}
-        work = Thread(target=self._run, args=(inputs, streamer, problems, options), daemon=True)
-        work.start()
-        for text in streamer:
-            if text:
+        with closing(self._texts(messages)) as texts:
+            for text in until(texts, stop or []):
                 chunk = ChatGenerationChunk(message=AIMessageChunk(content=text))
                 if run_manager:
                     run_manager.on_llm_new_token(text, chunk=chunk)
                 yield chunk
-        work.join()
+
+    def _texts(self, messages: list[BaseMessage]) -> Iterator[str]:
+        """The answer in pieces, from a thread that ends when the answer is complete or nobody reads on."""
+        import torch
+        from transformers import TextIteratorStreamer
+
+        inputs, left = self._inputs(messages), Event()
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        problems: list[BaseException] = []
+        has_left = lambda ids, _, **__: torch.full((len(ids),), left.is_set(), device=ids.device)  # noqa: E731
+        options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, "stopping_criteria": [has_left]}
+        work = Thread(target=self._run, args=(inputs, streamer, problems, options))
+        work.start()
+        try:
+            yield from filter(None, streamer)
+        finally:
+            left.set()
+            work.join()
         if problems:
             raise problems[0]
 
@@ -85,15 +104,14 @@ class LocalChat(BaseChatModel):
 
         try:
             with torch.inference_mode():
-                self.model.generate(**inputs, streamer=streamer, tokenizer=self.tokenizer, **options)
+                self.model.generate(**inputs, streamer=streamer, **options)
         except Exception as problem:  # raised again where the stream is read
             problems.append(problem)
             streamer.end()
 
     def _inputs(self, messages: list[BaseMessage]) -> dict:
         """The conversation in the model's own template, with the slot for its answer."""
-        roles = {"system": "system", "human": "user", "ai": "assistant"}
-        conversation = [{"role": roles[message.type], "content": str(message.content)} for message in messages]
+        conversation = [{"role": _role(message), "content": str(message.text)} for message in messages]
         options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
         inputs = self.tokenizer.apply_chat_template(conversation, **options).to(self.model.device)
         length = inputs["input_ids"].shape[1] + self.max_new_tokens
@@ -106,3 +124,36 @@ class LocalChat(BaseChatModel):
                 )
             )
         return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+
+
+def _role(message: BaseMessage) -> str:
+    """The template's name for who speaks; pieces of a stream are messages too."""
+    for kind, role in ((SystemMessage, "system"), (HumanMessage, "user"), (AIMessage, "assistant")):
+        if isinstance(message, kind):
+            return role
+    name = type(message).__name__
+    raise ValueError(
+        say(
+            en=f"a message is a {name}; a local model reads system, human and AI messages only",
+            zh=f"有一条消息是 {name}；本地模型只读 system、human、AI 三种消息",
+        )
+    )
+
+
+def until(pieces: Iterable[str], stop: list[str]) -> Iterator[str]:
+    """The pieces of a text up to the first of the stop strings, which may itself come in pieces; always one, for LangChain.
+
+    >>> list(until(["one t", "w", "o three", " four"], ["two"]))
+    ['one', ' ', '']
+    """
+    text, given, held = "", 0, max(map(len, stop), default=1) - 1  # what may be the beginning of a stop string waits
+    for piece in pieces:
+        text += piece
+        places = [place for word in stop if (place := text.find(word, given)) >= 0]
+        if places:
+            yield text[given : min(places)]
+            return
+        if len(text) - held > given:
+            yield text[given : len(text) - held]
+            given = len(text) - held
+    yield text[given:]

@@ -4,11 +4,11 @@ import threading
 import time
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 
 from retrieval_lab import tiny
 from retrieval_lab.models import ModelError
-from retrieval_lab.rag_chat import LocalChat, chat_model
+from retrieval_lab.rag_chat import LocalChat, chat_model, until
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}:{{ m.content }}. {% endfor %}{% if add_generation_prompt %}a:{% endif %}"
@@ -40,6 +40,59 @@ def test_answer_is_what_generate_gives_for_the_models_own_template(chat):
 
 def test_stream_adds_up_to_the_answer(chat):
     assert "".join(chunk.content for chunk in chat.stream(MESSAGES)) == chat.invoke(MESSAGES).content
+
+
+def test_stream_that_is_left_stops_its_thread(chat):
+    threads, steps = threading.active_count(), []
+    seen = chat.model.register_forward_hook(lambda *_: steps.append(1))
+    long = chat.model_copy(update={"max_new_tokens": 100})
+    pieces = long._stream([HumanMessage("go")])
+    next(pieces)
+    pieces.close()
+    seen.remove()
+    assert threading.active_count() == threads and len(steps) < 100
+
+
+@pytest.mark.parametrize(
+    "pieces, stop, expected",
+    [
+        (["one two ", "three"], ["two"], "one "),
+        (["on", "e t", "w", "o three"], ["three", "two"], "one "),
+        (["one t", "w"], ["two"], "one tw"),
+        (["two"], ["two"], ""),
+        (["two"], [], "two"),
+    ],
+)
+def test_text_ends_before_the_first_stop_string_however_it_is_cut(pieces, stop, expected):
+    assert "".join(until(pieces, stop)) == expected
+
+
+def test_answer_ends_before_a_stop_string(chat):
+    whole = chat.invoke(MESSAGES).content
+    for stop in (whole[5:7], whole[:2]):  # the answer may be empty
+        expected = whole[: whole.index(stop)]
+        assert chat.invoke(MESSAGES, stop=[stop]).content == expected
+        assert "".join(chunk.content for chunk in chat.stream(MESSAGES, stop=[stop])) == expected
+
+
+def test_content_blocks_and_pieces_of_a_stream_are_messages_too(chat):
+    blocks = [{"type": "text", "text": "hi {x}"}, {"type": "text", "text": " %s"}]
+    given = [MESSAGES[0], HumanMessage(blocks), AIMessageChunk("ok"), MESSAGES[3]]
+    assert chat.invoke(given).content == chat.invoke(MESSAGES).content
+
+
+def test_message_of_another_kind_is_refused(chat, lang):
+    with pytest.raises(ValueError, match={"en": "is a ToolMessage; a local", "zh": "是 ToolMessage；本地"}[lang]):
+        chat.invoke([ToolMessage("4", tool_call_id="1")])
+
+
+def test_option_that_a_local_model_does_not_have_is_refused(lang):
+    words = {
+        "en": "no option temperature; 'smollm2' takes max_new_tokens",
+        "zh": "没有选项 temperature；'smollm2' 可用",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        chat_model("smollm2", temperature=0.5)
 
 
 def test_error_while_generating_reaches_the_reader(chat, monkeypatch):

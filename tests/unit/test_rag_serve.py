@@ -60,6 +60,41 @@ def _state(url: str) -> tuple[str, int]:
     pytest.fail(f"nothing answers at {url}")
 
 
+@pytest.mark.parametrize(
+    "given, en, zh",
+    [
+        ({"base_url": "http://x"}, "--base-url http://x without --chat", "没有给 --chat"),
+        ({"index": "a", "chroma": "http://x"}, "--index a beside --chroma http://x", "只能给一个"),
+    ],
+)
+def test_option_that_would_not_be_read_is_refused_before_any_model_is_loaded(given, en, zh, lang):
+    with pytest.raises(ValueError, match={"en": en, "zh": zh}[lang]):
+        rag_serve.assistant(lang, model="nowhere/none", **given)
+
+
+@pytest.mark.parametrize(
+    "host, url, asked",
+    [
+        ("::1", "http://[::1]:8765", "[::1]:8765"),
+        ("127.0.0.1", "http://localhost:8765", "localhost:8765"),
+        ("0.0.0.0", "http://localhost:8765", "any.example"),
+    ],
+)
+def test_page_is_asked_for_under_the_address_that_is_printed(host, url, asked, harbour, tmp_path, monkeypatch, capsys):
+    import uvicorn
+    from fastapi.testclient import TestClient
+
+    from retrieval_lab import rag, rag_documents
+
+    made = rag.Assistant(tiny.encoder(), rag_documents.from_collection(harbour), tmp_path)
+    served = []
+    monkeypatch.setattr(rag_serve, "assistant", lambda lang: made)
+    monkeypatch.setattr(uvicorn, "run", lambda app, **_: served.append(app))
+    rag_serve.serve(host)
+    assert f"open {url} " in capsys.readouterr().out
+    assert TestClient(served[0]).get("/", headers={"host": asked}).status_code == 200
+
+
 def test_missing_folder_is_said_without_a_traceback(encoder, tmp_path, capsys):
     from retrieval_lab.cli import main
 
