@@ -5,6 +5,7 @@ Taught in lesson 06. `retrieval-lab serve --api` starts it.
 import asyncio
 import base64
 import contextlib
+from collections.abc import Sequence
 from importlib import metadata
 
 import numpy as np
@@ -12,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from retrieval_lab import fusion
 from retrieval_lab.serving_backends import Backend
@@ -29,6 +31,7 @@ from retrieval_lab.serving_requests import (
 )
 
 RERANKED = 10  # documents that a reranker reads for one search; 20 gained nothing on dev and cost twice the time
+LONGEST_TOKEN = 16  # characters, generously: a query is cut to the tokens that a model holds, times this
 
 
 class Service:
@@ -65,8 +68,13 @@ class Service:
     async def _encode_corpus(self) -> None:
         prompt = self.embedder.task_prompts["document"]
         texts = [prompt + text for text in self.corpus.values()]
-        rows = [await self.embed(texts[i : i + 32], truncate=True) for i in range(0, len(texts), 32)]
+        rows = [await self.embed(some, truncate=True) for some in self._steps(self.embedder, texts)]
         self.vectors = np.concatenate([np.zeros((0, self.embedder.dim), np.float32), *(vectors for vectors, _ in rows)])
+
+    def _steps(self, backend: Backend, texts: list[str]) -> list[list[str]]:
+        """What the service sends itself in one go: no more cut texts than may wait, or it would be refused like a client."""
+        step = max(1, min(32, self.limits.max_waiting // backend.max_seq_length))
+        return [texts[i : i + step] for i in range(0, len(texts), step)]
 
     async def embed(self, texts: list[str], truncate: bool) -> tuple[np.ndarray, int]:
         """Vectors (n, dim) and the number of tokens."""
@@ -79,12 +87,19 @@ class Service:
         Raises
         ------
         RefusedError
-            404 if the service has no reranker.
+            404 if the service has no reranker, 413 if the query, once for each text, is more than a body may hold.
         """
+        reranker, most = self._needed_reranker(), self.limits.max_body_bytes
+        if len(query) * len(texts) > most:  # it is tokenised with every text, and what is cut off costs as much
+            found = f"`query` has {len(query)} characters and is read with each of {len(texts)} texts"
+            raise RefusedError(413, "Validation", f"{found}, more than {most} in all; shorten it, or send fewer texts")
+        encodings = await self._tokens(reranker, [(query, text) for text in texts], truncate)
+        return await self._batchers["reranker"].submit(encodings)
+
+    def _needed_reranker(self) -> Backend:
         if self.reranker is None:
             raise RefusedError(404, "Unhealthy", "this service runs no reranker; start it with --reranker MODEL")
-        encodings = await self._tokens(self.reranker, [(query, text) for text in texts], truncate)
-        return await self._batchers["reranker"].submit(encodings)
+        return self.reranker
 
     async def _tokens(self, backend: Backend, texts: list, truncate: bool) -> list:
         encodings = await asyncio.to_thread(backend.tokens, texts, truncate)
@@ -117,10 +132,17 @@ class Service:
         scores = {i: float(cosines[i]) for i in places}
         if weight:
             texts = [self.corpus[self.doc_ids[i]] for i in places[:RERANKED]]
-            logits = (await self.score(query, texts, truncate=True))[:, 1].tolist()
+            logits = await self._logits(query, texts)
             scores = fusion.interpolate(scores, dict(zip(places, logits, strict=False)), weight)
         best = [(self.doc_ids[i], score) for i, score in list(scores.items())[:top_k]]
         return [{"id": doc_id, "score": score, "text": self.corpus[doc_id]} for doc_id, score in best]
+
+    async def _logits(self, query: str, texts: list[str]) -> list[float]:
+        """The reranker's, for documents of the corpus; the query is cut before it could be refused."""
+        reranker = self._needed_reranker()
+        query = query[: min(reranker.max_seq_length * LONGEST_TOKEN, self.limits.max_body_bytes // RERANKED)]
+        rows = [await self.score(query, some, truncate=True) for some in self._steps(reranker, texts)]
+        return np.concatenate(rows)[:, 1].tolist()
 
     def prompted(self, texts: list[str], prompt_name: str | None) -> list[str]:
         """The texts with the named prompt before each.
@@ -148,9 +170,19 @@ class Service:
 
 
 def create_app(
-    embedder: Backend, reranker: Backend | None = None, corpus: dict[str, str] | None = None, *, limits=None
+    embedder: Backend,
+    reranker: Backend | None = None,
+    corpus: dict[str, str] | None = None,
+    *,
+    limits=None,
+    hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
-    """The application, for uvicorn or for a test client. Arguments as for `Service`.
+    """The application, for uvicorn or for a test client.
+
+    Parameters
+    ----------
+    embedder, reranker, corpus, limits : as for `Service`
+    hosts : names under which it may be asked for; another one is a foreign site that points its name at this machine
 
     Source: the request shapes are those of text-embeddings-inference and of OpenAI's embeddings; lesson 06.
     """
@@ -159,6 +191,7 @@ def create_app(
     app.state.service = service
     _add_routes(app, service)
     _add_errors(app)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     app.add_middleware(Guard, limits=service.limits, metrics=service.metrics)
     return app
 
@@ -210,6 +243,11 @@ def _openai_vector(vector: np.ndarray, encoding_format: str):
     return base64.b64encode(vector.astype("<f4").tobytes()).decode() if encoding_format == "base64" else vector.tolist()
 
 
+def _place(loc: tuple) -> str:
+    """Which field an error is about; the name of an unknown one is the client's, so it is cut."""
+    return ".".join(map(str, loc[1:]))[:60] or "body"
+
+
 def _add_errors(app: FastAPI) -> None:
     def answer(request: Request, status: int, kind: str, message: str) -> JSONResponse:
         headers = {"Retry-After": "1"} if status == 429 else None
@@ -225,7 +263,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request, problem):  # never echo what came in: it may be anything
-        where = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in problem.errors()[:3])
+        where = "; ".join(f"{_place(e['loc'])}: {e['msg']}" for e in problem.errors()[:3])
         return answer(request, 422, "Validation", where.encode("utf-8", "replace").decode())
 
     @app.exception_handler(HTTPException)

@@ -91,7 +91,11 @@ class Batcher:
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
         self._arrived.set()
-        return np.stack(await asyncio.gather(*(item.future for item in new)))
+        try:
+            return np.stack(await asyncio.gather(*(item.future for item in new)))
+        finally:
+            for item in new:  # when one failed, nobody reads the others
+                item.future.cancel()
 
     async def _work(self) -> None:
         while True:
@@ -108,19 +112,28 @@ class Batcher:
         places = set(choose([item.length for item in self._waiting], self.budget))
         batch = [item for i, item in enumerate(self._waiting) if i in places]
         self._waiting = [item for i, item in enumerate(self._waiting) if i not in places]
+        await self._run(batch)
+
+    async def _run(self, batch: list[_Waiting]) -> None:
+        """One run of the model; when it fails, each text alone, so that only the one at fault gets the error."""
         lengths = [item.length for item in batch]
         self.on_batch(len(batch), sum(lengths), max(lengths) * len(batch))
         call = asyncio.get_running_loop().run_in_executor(self._thread, self.forward, [i.encoding for i in batch])
         try:
             rows = await call
-        except Exception as problem:  # whatever the model raises belongs to these requests, not to the worker
-            for item in batch:
-                if not item.future.done():
-                    item.future.set_exception(problem)
+        except Exception as problem:  # whatever the model raises belongs to a request, not to the worker
+            await self._failed(batch, problem)
             return
         for item, row in zip(batch, rows, strict=True):
             if not item.future.done():
                 item.future.set_result(row)
+
+    async def _failed(self, batch: list[_Waiting], problem: Exception) -> None:
+        for item in batch:
+            if not item.future.done() and len(batch) > 1:
+                await self._run([item])
+            elif not item.future.done():
+                item.future.set_exception(problem)
 
     async def close(self) -> None:
         """Take nothing new, finish what is waiting, end the thread."""

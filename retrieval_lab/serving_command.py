@@ -2,7 +2,11 @@
 Taught in lesson 06.
 """
 
+import ipaddress
+
 from retrieval_lab.profiles import current, language
+
+LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]  # as they stand in a Host header
 
 
 def serve(
@@ -24,7 +28,8 @@ def serve(
     corpus : name or folder that `corpora.load` takes; /search looks there
     int8 : take the quantised graphs
     batch_tokens : of a padded batch; 1 runs every text alone
-    host : "0.0.0.0" opens the service to the network, without a password
+    host : "0.0.0.0" opens the service to the network, without a password. On a loopback address it answers only to this
+        machine's own names, so that no website reaches it through a visitor's browser
     port : of the service
     """
     from retrieval_lab import corpora, serving, serving_backends
@@ -34,4 +39,21 @@ def serve(
     rescorer = serving_backends.load(reranker, "reranker", int8=int8) if reranker else None
     texts = corpora.load(corpus, lang=language()).corpus if corpus else None
     limits = Limits(budget=batch_tokens)
-    serving.run(serving.create_app(embedder, rescorer, texts, limits=limits), host, port)
+    app = serving.create_app(embedder, rescorer, texts, limits=limits, hosts=allowed_hosts(host))
+    serving.run(app, host, port)
+
+
+def allowed_hosts(host: str) -> list[str]:
+    """Names under which a service that listens on ``host`` may be asked for; anything but loopback is open to all.
+
+    >>> allowed_hosts("::1")
+    ['localhost', '127.0.0.1', '[::1]']
+    >>> allowed_hosts("0.0.0.0")
+    ['*']
+    """
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        loopback = host == "localhost"
+    other = [] if host in (*LOOPBACK, "::1") else [host]  # 127.0.0.2
+    return LOOPBACK + other if loopback else ["*"]

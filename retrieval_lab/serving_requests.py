@@ -5,7 +5,7 @@ Taught in lesson 06.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(max_length=200_000)]
 
@@ -21,27 +21,33 @@ class Limits:
     budget: int = 2048  # tokens of a padded batch
 
 
-class EmbedRequest(BaseModel):
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # to ignore a field would answer another question than was asked
+
+
+class EmbedRequest(_Request):
     """POST /embed: as text-embeddings-inference takes it. Without ``prompt_name`` the text is encoded as it is."""
 
     inputs: Text | list[Text]
     normalize: Literal[True] = True  # the graph gives unit vectors
     truncate: bool = False  # cut texts that are too long, instead of refusing them
+    truncation_direction: Literal["Right"] = "Right"  # the end is cut off
     prompt_name: str | None = None
 
 
-class OpenAIRequest(BaseModel):
+class OpenAIRequest(_Request):
     """POST /v1/embeddings: as OpenAI's clients send it; ``prompt_name`` and ``truncate`` are ours."""
 
     input: Text | list[Text]
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
+    user: str | None = None  # OpenAI's mark against abuse; its clients may send it, nothing is done with it
     truncate: bool = False
     prompt_name: str | None = None
 
 
-class RerankRequest(BaseModel):
+class RerankRequest(_Request):
     """POST /rerank: as text-embeddings-inference takes it."""
 
     query: Text
@@ -49,9 +55,10 @@ class RerankRequest(BaseModel):
     raw_scores: bool = False  # logits instead of the model's own scores
     return_text: bool = False
     truncate: bool = False
+    truncation_direction: Literal["Right"] = "Right"
 
 
-class SearchRequest(BaseModel):
+class SearchRequest(_Request):
     """POST /search: over the corpus that the service was started with. A query that is too long is cut."""
 
     query: Annotated[Text, Field(min_length=1)]

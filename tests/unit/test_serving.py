@@ -138,6 +138,50 @@ def test_search_keeps_the_documents_below_those_that_are_reranked(client, monkey
     assert [row["id"] for row in found] == [row["id"] for row in plain]
 
 
+@pytest.mark.parametrize("truncate", [True, False])
+def test_query_is_refused_before_it_is_tokenised_with_every_text(model, reranker, truncate):
+    backend, seen = serving_backends.of_model(reranker, "tiny-reranker"), []
+
+    def tokens(texts, cut):
+        seen.append(len(texts))
+        return backend.tokens(texts, cut)
+
+    app = serving.create_app(
+        serving_backends.of_model(model, "tiny"), replace(backend, tokens=tokens), limits=Limits(max_body_bytes=1000)
+    )
+    body = {"query": "a" * 101, "texts": ["b"] * 10, "truncate": truncate}
+    with TestClient(app) as client:
+        found = client.post("/rerank", json=body)
+        assert found.status_code == 413 and not seen
+        words = "`query` has 101 characters and is read with each of 10 texts, more than 1000 in all; shorten it"
+        assert found.json()["error"].startswith(words)
+        assert client.post("/rerank", json=body | {"query": "a" * 100}).status_code == 200 and seen == [10]
+
+
+def test_search_cuts_a_long_query_before_it_is_tokenised_and_the_scores_stay(client, reranker, monkeypatch):
+    seen = []
+    service = client.app.state.service
+    tokens = service.reranker.tokens
+    spy = replace(service.reranker, tokens=lambda pairs, cut: seen.extend(pairs) or tokens(pairs, cut))
+    monkeypatch.setattr(service, "reranker", spy)
+    query = "tram " * 3000  # 15 000 characters, with 3 texts 45 000: more than a body may have
+    body = {"query": query, "rerank": True, "rerank_weight": 1}
+    found = client.post("/search", json=body).json()["results"]
+    expected = reranker.predict([(query, text) for text in CORPUS.values()], show_progress_bar=False)
+    assert [row["id"] for row in found] == [list(CORPUS)[i] for i in np.argsort(-expected)]
+    assert max(len(given) for given, _ in seen) == LIMITS.max_body_bytes // serving.RERANKED
+
+
+def test_corpus_that_is_longer_than_one_client_may_send_is_encoded_and_reranked(model, reranker):
+    corpus = {str(i): f"a ferry {i} " * 100 for i in range(12)}  # each cut to 128 tokens: 1536 in all
+    backends = serving_backends.of_model(model, "tiny"), serving_backends.of_model(reranker, "tiny-reranker")
+    with TestClient(serving.create_app(*backends, corpus, limits=Limits(max_waiting=300))) as client:
+        vectors = client.app.state.service.vectors
+        np.testing.assert_allclose(vectors, unit(model, ["passage: " + text for text in corpus.values()]), atol=1e-5)
+        found = client.post("/search", json={"query": "tram", "rerank": True, "top_k": 12})
+        assert found.status_code == 200 and len(found.json()["results"]) == 12
+
+
 def test_health_says_what_runs_and_what_is_allowed(client):
     found = client.get("/health").json()
     assert found["status"] == "ok" and found["documents"] == 3
@@ -172,6 +216,20 @@ BAD = {
     "no field": ("/embed", {"texts": ["a"]}, 422, "inputs: Field required"),
     "numbers": ("/embed", {"inputs": [1, 2]}, 422, "inputs"),
     "unknown prompt": ("/embed", {"inputs": "a", "prompt_name": "poem"}, 422, "prompt_name 'poem' is not one of"),
+    "width that the model has not": (
+        "/embed",
+        {"inputs": "a", "dimensions": 7},
+        422,
+        "dimensions: Extra inputs are not",
+    ),
+    "cut from the left": (
+        "/embed",
+        {"inputs": "a", "truncation_direction": "Left"},
+        422,
+        "truncation_direction: Input",
+    ),
+    "unknown field": ("/rerank", {"query": "a", "texts": ["b"], "top_n": 3}, 422, "top_n: Extra inputs are not"),
+    "misspelt": ("/search", {"query": "a", "topk": 3}, 422, "topk: Extra inputs are not"),
     "unnormalised": ("/embed", {"inputs": "a", "normalize": False}, 422, "normalize: Input should be True"),
     "no rerank text": ("/rerank", {"query": "a", "texts": []}, 400, "`texts` is empty"),
     "no query": ("/search", {"query": ""}, 422, "query: String should have at least 1 character"),
@@ -185,6 +243,24 @@ def test_wrong_request_gets_a_4xx_that_says_why(client, case):
     path, body, status, words = BAD[case]
     found = client.post(path, json=body)
     assert found.status_code == status and words in found.json()["error"] and "error_type" in found.json()
+
+
+def test_name_of_an_unknown_field_is_cut(client):
+    found = client.post("/embed", json={"inputs": "a", "b" * 5000: 1})
+    assert found.status_code == 422 and found.json()["error"] == "b" * 60 + ": Extra inputs are not permitted"
+
+
+def test_cutting_the_end_may_be_asked_for_by_name(client):
+    body = {"inputs": "a" * 200, "truncate": True}
+    asked = client.post("/embed", json=body | {"truncation_direction": "Right"})
+    assert asked.status_code == 200 and asked.json() == client.post("/embed", json=body).json()
+
+
+def test_openais_user_is_taken_and_other_unknown_fields_are_not(client):
+    asked = {"input": ["a"], "model": "x", "encoding_format": "float", "dimensions": 32}
+    assert client.post("/v1/embeddings", json=asked | {"user": "u-1"}).status_code == 200
+    found = client.post("/v1/embeddings", json=asked | {"width": 7})
+    assert found.status_code == 422 and found.json()["error"]["message"] == "width: Extra inputs are not permitted"
 
 
 def test_openai_path_gives_openai_errors(client):

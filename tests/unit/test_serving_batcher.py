@@ -117,6 +117,47 @@ def test_failure_belongs_to_its_own_run_and_the_next_one_works():
     assert run(scene()) == [[5.0]]
 
 
+def test_rest_of_a_request_that_failed_is_not_computed():
+    runs = []
+
+    def forward(encodings):
+        runs.append([e.value for e in encodings])
+        if any(e.value < 0 for e in encodings):
+            raise MemoryError("too much")
+        return row_of_each(encodings)
+
+    async def scene():
+        batcher = Batcher(forward, budget=4)
+        asked = [batcher.submit([text(1, -1.0), *(text(1, -2.0) for _ in range(9))]), batcher.submit([text(1, 5.0)])]
+        bad, good = await asyncio.gather(*asked, return_exceptions=True)
+        waited = batcher.waiting_tokens
+        await batcher.close()
+        return bad, good, waited
+
+    bad, good, waited = run(scene())
+    assert isinstance(bad, MemoryError) and good.tolist() == [[5.0]] and waited == 0
+    assert sum(-2.0 in one for one in runs) <= 3  # of 9 texts in runs of up to 4, each tried again alone: 12
+
+
+def test_text_that_fails_alone_in_a_shared_run_is_the_only_one_refused():
+    def forward(encodings):
+        if any(e.value == 3 for e in encodings):
+            raise MemoryError("too much")
+        return row_of_each(encodings)
+
+    async def scene():
+        batcher = Batcher(forward)
+        asked = (batcher.submit([text(1, float(value))]) for value in range(6))
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        await batcher.close()
+        return found
+
+    found = run(scene())
+    assert isinstance(found.pop(3), MemoryError) and [rows.tolist() for rows in found] == [
+        [[v]] for v in (0, 1, 2, 4, 5)
+    ]
+
+
 def test_too_much_waiting_is_refused_and_says_how_much():
     async def scene():
         batcher = Batcher(row_of_each, max_waiting=10)

@@ -1,5 +1,6 @@
 """The service as a real uvicorn process on loopback: many clients, rude clients, and the end."""
 
+import http.server
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from retrieval_lab import cli, export, serving_process, tiny
+from retrieval_lab import cli, export, serving_command, serving_process, tiny
 
 TEXTS = [f"tram {i} " * (i % 7 + 1) for i in range(40)]
 
@@ -78,8 +79,9 @@ def test_longest_allowed_text_is_answered(service):
 
 def test_clients_that_vanish_leave_no_trace(service):
     body = json.dumps({"inputs": ["tram " * 20] * 64}).encode()
-    head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
-        body
+    head = (
+        b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
     )
     for sent in (head + body, head + body[:10], head, b"POST /em", b"\x16\x03\x01\x00garbage\r\n\r\n"):
         for _ in range(10):
@@ -138,6 +140,50 @@ def test_service_that_cannot_start_says_why(tmp_path):
 def test_load_test_counts_requests_and_orders_its_times(service):
     found = serving_process.load_test(service.url, TEXTS, seconds=0.5, clients=4)
     assert found["requests/s"] > 1 and 0 < found["p50 ms"] <= found["p99 ms"] and found["errors"] == 0
+
+
+class Leaving(http.server.BaseHTTPRequestHandler):
+    """Answers until ``end``, then closes every connection unanswered."""
+
+    end, dropped = 0.0, []
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        if time.perf_counter() < self.end:
+            self.send_response(200)
+            self.end_headers()
+        else:
+            self.dropped.append(1)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_load_test_counts_requests_that_got_no_answer():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Leaving) as server:
+        threading.Thread(target=server.serve_forever).start()
+        Leaving.end = time.perf_counter() + 1.5  # after the second of warming up
+        found = serving_process.load_test(f"http://127.0.0.1:{server.server_port}", TEXTS, seconds=1, clients=3)
+        server.shutdown()
+    assert found["errors"] == len(Leaving.dropped) >= 3 and found["requests/s"] > 0
+
+
+def test_service_on_loopback_answers_to_this_machines_names_only(service):
+    def asked(host):
+        found = httpx.post(f"{service.url}/embed", json={"inputs": "tram"}, headers={"host": host}, timeout=30)
+        return found.status_code
+
+    names = ["localhost", "127.0.0.1:8080", "[::1]:8080", "evil.example", "127.0.0.1.evil.example:8080", "[::2]"]
+    assert [asked(name) for name in names] == [200, 200, 200, 400, 400, 400]
+
+
+@pytest.mark.parametrize(
+    "host, other", [("localhost", []), ("::1", []), ("127.0.0.2", ["127.0.0.2"]), ("0.0.0.0", None), ("box.lan", None)]
+)
+def test_only_loopback_is_closed_to_foreign_names(host, other):
+    open_to_all = other is None
+    names = ["localhost", "127.0.0.1", "[::1]"]
+    assert serving_command.allowed_hosts(host) == (["*"] if open_to_all else names + other)
 
 
 def test_load_test_of_a_service_that_is_too_slow_says_so(service, lang):
