@@ -66,6 +66,7 @@ def to_onnx(model, folder: str | Path, int8: bool = False, *, tolerance: float =
         _write_card(card, scratch)
         for old in onnx_models.FILES.values():
             (folder / old).unlink(missing_ok=True)
+            (folder / f"{old}.data").unlink(missing_ok=True)  # torch puts weights of more than 1.5 GB beside the graph
         for file in scratch.iterdir():
             shutil.move(file, folder / file.name)
     return folder

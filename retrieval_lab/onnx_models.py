@@ -13,6 +13,8 @@ from retrieval_lab.profiles import say
 
 CARD = "onnx.json"  # beside the graph: family, prompts, lengths, what was measured
 FILES = {False: "model.onnx", True: "model_int8.onnx"}
+# What sentence-transformers' encode takes and an exported model does anyway; None: of no consequence.
+ANYWAY = {"show_progress_bar": None, "normalize_embeddings": True, "convert_to_numpy": True, "convert_to_tensor": False}
 
 
 def load(folder: str | Path, int8: bool = False):
@@ -122,19 +124,34 @@ class Embedding(OnnxModel):
         """Numbers in a vector."""
         return self.card["dim"]
 
-    def encode_query(self, texts: list[str], batch_size: int = 32, **_) -> np.ndarray:
-        """(n, dim) float32: the query prompt is put before each text, once."""
-        return self.encode(texts, self.card["task_prompts"]["query"], batch_size)
+    def encode_query(self, texts: list[str], batch_size: int = 32, *, prompt=None, **options) -> np.ndarray:
+        """(n, dim) float32: the query prompt, or another ``prompt``, is put before each text, once; ``options`` of `encode`."""
+        return self.encode(texts, self._prompt("query", prompt), batch_size, **options)
 
-    def encode_document(self, texts: list[str], batch_size: int = 32, **_) -> np.ndarray:
-        """(n, dim) float32: the document prompt is put before each text, once."""
-        return self.encode(texts, self.card["task_prompts"]["document"], batch_size)
+    def encode_document(self, texts: list[str], batch_size: int = 32, *, prompt=None, **options) -> np.ndarray:
+        """(n, dim) float32: the document prompt, or another ``prompt``, is put before each text, once; ``options`` of `encode`."""
+        return self.encode(texts, self._prompt("document", prompt), batch_size, **options)
 
-    def encode(self, texts: list[str], prompt: str = "", batch_size: int = 32) -> np.ndarray:
-        """(n, dim) float32, rows of length 1."""
+    def _prompt(self, task: str, other: str | None) -> str:
+        return self.card["task_prompts"][task] if other is None else other
+
+    def encode(
+        self, texts: list[str], prompt: str = "", batch_size: int = 32, *, truncate_dim: int | None = None, **options
+    ) -> np.ndarray:
+        """(n, dim) float32, rows of length 1; ``truncate_dim`` keeps the first numbers of each, at length 1 again.
+
+        Raises
+        ------
+        TypeError
+            If an option of `SentenceTransformer.encode` is given that would change the result, see `ANYWAY`.
+        """
+        _refuse(options)
         vectors = np.zeros((len(texts), self.card["dim"]), np.float32)
         for places, encodings in self.batched(self.tokens([prompt + text for text in _listed(texts)]), batch_size):
             vectors[places] = self.forward(encodings)["sentence_embedding"]
+        if truncate_dim is not None:
+            vectors = vectors[:, :truncate_dim]
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)  # as torch does
         return vectors
 
 
@@ -144,7 +161,18 @@ class Reranker(OnnxModel):
     family = "reranker"
 
     def predict(self, pairs: list[tuple[str, str]], batch_size: int = 32, raw: bool = False) -> np.ndarray:
-        """(n,) float32, equal to ``CrossEncoder.predict``; ``raw`` gives the logits before the model's activation."""
+        """(n,) float32, equal to ``CrossEncoder.predict``; ``raw`` gives the logits before the model's activation.
+
+        As there, one pair on its own gives one number.
+
+        Raises
+        ------
+        ValueError
+            If something else than pairs of texts is given.
+        """
+        if _is_pair(pairs):
+            return self.predict([pairs], batch_size, raw)[0]
+        _refuse_unpaired(pairs)
         scores = np.zeros(len(pairs), np.float32)
         for places, encodings in self.batched(self.tokens([tuple(pair) for pair in pairs]), batch_size):
             scores[places] = self.forward(encodings)["logits" if raw else "scores"]
@@ -214,6 +242,32 @@ def _listed(texts: list[str]) -> list[str]:
             )
         )
     return texts
+
+
+def _is_pair(given) -> bool:
+    return isinstance(given, (list, tuple, np.ndarray)) and [isinstance(text, str) for text in given] == [True, True]
+
+
+def _refuse_unpaired(pairs) -> None:
+    wrong = [pairs] if isinstance(pairs, str) else [pair for pair in pairs if not _is_pair(pair)]
+    if wrong:
+        raise ValueError(
+            say(
+                en=f"{str(wrong[0])[:60]!r} is not a pair of texts; give a list: [(query, text), ...]",
+                zh=f"{str(wrong[0])[:60]!r} 不是一对文本；要给列表：[(query, text), ...]",
+            )
+        )
+
+
+def _refuse(options: dict) -> None:
+    for name, value in options.items():
+        if name not in ANYWAY or ANYWAY[name] not in (None, value):
+            raise TypeError(
+                say(
+                    en=f"{name}={value!r}: an exported model gives unit vectors in numpy and knows texts, prompt, batch_size and truncate_dim; leave `{name}` out, or use the SentenceTransformer",
+                    zh=f"{name}={value!r}：导出的模型只给出 numpy 单位向量，参数只有 texts、prompt、batch_size 和 truncate_dim；去掉 `{name}`，或改用 SentenceTransformer",
+                )
+            )
 
 
 def padded(encodings: list, names: list[str], pad_id: int) -> dict[str, np.ndarray]:

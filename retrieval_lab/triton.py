@@ -74,7 +74,8 @@ def repository(
         )
     target = Path(target)
     _write(target / name, _ensemble(name, model), {})
-    graph = {"model.onnx": Path(folder) / onnx_models.FILES[int8]}
+    source = Path(folder) / onnx_models.FILES[int8]
+    graph = {"model.onnx": source} | {name: source.with_name(name) for name in _weights(source)}
     _write(target / f"{name}_graph", _graph(name, model, tensorrt), graph)
     tokenizer = {"tokenizer.json": Path(folder) / "tokenizer.json", "model.py": _python(model)}
     _write(target / f"{name}_tokenizer", _tokenizer(name, model), tokenizer)
@@ -111,6 +112,8 @@ def _check_graph(config, path: Path) -> None:
     import onnx
 
     _require(path.is_file(), f"{path} is missing")
+    for name in _weights(path):
+        _require((path.parent / name).is_file(), f"{path} keeps its weights in {name}, which is missing")
     graph = onnx.load(path, load_external_data=False).graph
     for ours, theirs in ((config.input, graph.input), (config.output, graph.output)):
         real = {t.name: (t.type.tensor_type.elem_type, len(t.type.tensor_type.shape.dim)) for t in theirs}
@@ -120,6 +123,14 @@ def _check_graph(config, path: Path) -> None:
                 real.get(tensor.name) == expected,
                 f"{config.name}: {tensor.name} is {real.get(tensor.name)} in the graph, {expected} here",
             )
+
+
+def _weights(path: Path) -> set[str]:
+    """Names of the files beside a graph that hold its weights; none for most graphs of less than 1.5 GB."""
+    import onnx
+
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    return {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
 
 
 def _check_wiring(config, configs: dict) -> None:

@@ -103,10 +103,43 @@ def test_graph_that_differs_is_refused_and_the_earlier_one_kept(quantised, tmp_p
     assert (tmp_path / "model.onnx").read_text() == "earlier"
 
 
+def test_weights_of_an_earlier_larger_model_are_removed(quantised, tmp_path):
+    for name in ("model.onnx.data", "model_int8.onnx.data", "mine.data"):
+        (tmp_path / name).write_text("earlier")
+    export.to_onnx(quantised[0], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "onnx.json", "tokenizer.json", "mine.data"}
+
+
 def test_one_string_is_not_read_letter_by_letter(quantised, lang):
     words = {"en": "texts is one string ('tram')", "zh": "texts 是一个字符串（'tram'）"}
     with pytest.raises(ValueError, match=re.escape(words[lang])):
         onnx_models.load(quantised[1]).encode_query("tram")
+
+
+@pytest.mark.parametrize("kind", ["query", "document"])
+def test_shorter_vectors_and_another_prompt_are_those_of_the_model(quantised, kind):
+    model, folder = quantised
+    options = {"truncate_dim": 8, "prompt": "question: ", "normalize_embeddings": True, "show_progress_bar": False}
+    expected, found = (getattr(m, f"encode_{kind}")(TEXTS, **options) for m in (model, onnx_models.load(folder)))
+    assert found.shape == (len(TEXTS), 8) and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_empty_prompt_leaves_the_models_own_out(quantised):
+    model, folder = quantised
+    expected, found = (
+        m.encode_query(["tram"], prompt="", normalize_embeddings=True) for m in (model, onnx_models.load(folder))
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("normalize_embeddings", False), ("convert_to_tensor", True), ("precision", "int8"), ("dim", 8)]
+)
+def test_option_that_would_be_ignored_is_refused(quantised, lang, name, value):
+    words = {"en": f"{name}={value!r}: an exported model gives unit vectors", "zh": f"去掉 `{name}`"}
+    with pytest.raises(TypeError, match=re.escape(words[lang])):
+        onnx_models.load(quantised[1]).encode_query(TEXTS, **{name: value})
 
 
 def test_parity_sees_a_graph_of_other_weights(quantised):
@@ -146,6 +179,31 @@ def test_reranker_scores_equal_predict(reranker):
         np.testing.assert_allclose(exported.predict(PAIRS, batch_size), expected, atol=1e-5)
     logits = model.predict(PAIRS, activation_fn=torch.nn.Identity(), show_progress_bar=False)
     np.testing.assert_allclose(exported.predict(PAIRS, raw=True), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("pair", [("ab", "cd"), ["ab", "cd"], np.array(["ab", "cd"])])
+def test_one_pair_gives_one_score(reranker, pair):
+    model, folder = reranker
+    found, expected = onnx_models.load(folder).predict(pair), model.predict(pair, show_progress_bar=False)
+    assert np.ndim(found) == np.ndim(expected) == 0
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_pairs_may_be_rows_of_an_array(reranker):
+    model, folder = reranker
+    rows = np.array([["ab", "cd"], ["tram", "a ferry"]])
+    expected = model.predict(rows, show_progress_bar=False)
+    np.testing.assert_allclose(onnx_models.load(folder).predict(rows), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "given, named",
+    [("ab", "ab"), (["abc"], "abc"), ([("a", "b"), ("a", "b", "c")], "('a', 'b', 'c')"), ([None], "None")],
+)
+def test_what_is_no_pair_is_refused(reranker, lang, given, named):
+    words = {"en": f"{named!r} is not a pair of texts; give a list", "zh": f"{named!r} 不是一对文本"}
+    with pytest.raises(ValueError, match=re.escape(words[lang])):
+        onnx_models.load(reranker[1]).predict(given)
 
 
 def test_reranker_without_activation_gives_its_logits(tmp_path):

@@ -1,9 +1,11 @@
 """The generated repository: read back, followed, and its Python part run with the same texts as the graph."""
 
+import shutil
 import sys
 import types
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -129,6 +131,24 @@ def test_missing_graph_and_empty_folder_are_found(repository, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no \*/config.pbtxt"):
         triton.check(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_weights_beside_the_graph_come_along(folder, model, tmp_path, int8):
+    shutil.copytree(folder, tmp_path / "large")
+    graph = tmp_path / "large" / ("model_int8.onnx" if int8 else "model.onnx")
+    kept = {
+        "save_as_external_data": True,
+        "location": f"{graph.name}.data",
+        "size_threshold": 1024,
+    }  # as torch above 1.5 GB
+    onnx.save_model(onnx.load(graph), graph, **kept)
+    target = triton.repository(tmp_path / "large", tmp_path / "repository", int8=int8)
+    version = target / "retriever_graph" / "1"
+    onnxruntime.InferenceSession(str(version / "model.onnx"))
+    (version / f"{graph.name}.data").unlink()
+    with pytest.raises(ValueError, match=rf"model\.onnx keeps its weights in {graph.name}\.data, which is missing"):
+        triton.check(target)
 
 
 def test_int8_with_tensorrt_is_refused(folder, tmp_path, lang):
