@@ -4,6 +4,7 @@ Used by lesson 02 (which tokens matched) and lesson 05 (ask the assistant).
 
 import html
 from dataclasses import dataclass
+from itertools import groupby
 
 from retrieval_lab.profiles import say
 
@@ -155,13 +156,19 @@ def _source_item(number: int, document, citations: list) -> str:
         f"{name} {document.metadata[name]:.3f}" for name in ("cosine", "rerank_score") if name in document.metadata
     ]
     head = html.escape(" · ".join([document.metadata["source"], *scores]))
-    text = html.escape(document.page_content)
-    for citation in citations:
-        if citation.number == number and not citation.problem:
-            quote = html.escape(citation.quote)
-            text = text.replace(quote, f"<mark>{quote}</mark>", 1)
-    text = text.replace("\n", "<br>")
-    return f"<li><small>{head}</small><br>{text}</li>"
+    quotes = [citation.quote for citation in citations if citation.number == number and not citation.problem]
+    return f"<li><small>{head}</small><br>{_marked(document.page_content, quotes)}</li>"
+
+
+def _marked(text: str, quotes: list[str]) -> str:
+    """The text as HTML, the first occurrence of each quote marked; where quotes overlap, one mark covers them."""
+    places = [(start, start + len(quote)) for quote in quotes if (start := text.find(quote)) >= 0]
+    quoted = {place for start, end in places for place in range(start, end)}
+    parts = []
+    for is_quoted, group in groupby(enumerate(text), key=lambda letter: letter[0] in quoted):
+        part = html.escape("".join(letter for _, letter in group)).replace("\n", "<br>")
+        parts.append(f"<mark>{part}</mark>" if is_quoted else part)
+    return "".join(parts)
 
 
 class Chat:
@@ -182,6 +189,10 @@ class Chat:
             return chat_view(self.assistant.chain(retriever, rerank).invoke(question))
         except ValueError as problem:
             return f"<p>{html.escape(str(problem))}</p>"
+        except (
+            Exception
+        ) as problem:  # a chat server may raise anything; the last answer must not stay below this question
+            return f"<p>{html.escape(f'{type(problem).__name__}: {problem}')}</p>"
 
     def shell(self):
         """The ipywidgets box: question, retriever, reranker, button, and the view below them."""

@@ -1,6 +1,8 @@
 """The chat widget: its view without a browser, its shell through the widgets' own events."""
 
 import pytest
+from langchain_core.documents import Document
+from langchain_core.runnables import RunnableLambda
 
 from retrieval_lab import rag, rag_documents, tiny, widgets
 from retrieval_lab.rag_answers import Citation
@@ -24,6 +26,35 @@ def test_markup_in_documents_and_questions_stays_text(assistant):
     view = widgets.Chat(assistant, "zebra").view("zebra", "words")
     assert "<img" not in view and "&lt;img" in view
     assert "<script>" not in widgets.Chat(assistant, "x").view("<script>alert(1)</script>")
+
+
+@pytest.mark.parametrize(
+    "text, quotes, expected",
+    [
+        ("The fee, mark it.", ["fee", "mark"], "The <mark>fee</mark>, <mark>mark</mark> it."),
+        ("Fees & amp.", ["amp"], "Fees &amp; <mark>amp</mark>."),
+        ("a < b\nc", ["< b\nc"], "a <mark>&lt; b<br>c</mark>"),
+        ("The fee is due.", ["The fee is", "fee is due", ""], "<mark>The fee is due</mark>."),
+        ("fee fee", ["fee"], "<mark>fee</mark> fee"),
+        ("fee", ["toll"], "fee"),
+    ],
+)
+def test_quotes_are_marked_in_the_text_and_never_in_its_markup(text, quotes, expected):
+    document = Document(text, metadata={"source": "s"})
+    citations = [Citation(1, quote, "s", "") for quote in quotes]
+    view = widgets.chat_view({"answer": "", "documents": [document], "citations": citations})
+    assert f"<br>{expected}</li>" in view
+
+
+def test_failure_of_the_chat_server_is_shown_in_place_of_the_last_answer(assistant):
+    box = widgets.Chat(assistant, "crossing the river").shell()
+
+    def refused(state):
+        raise ConnectionError("no <server>")
+
+    assistant.answerer = RunnableLambda(refused)
+    box.children[0].value = "lending books"
+    assert box.children[2].value == "<p>ConnectionError: no &lt;server&gt;</p>"
 
 
 def test_empty_question_is_said_not_raised(assistant, chinese):
