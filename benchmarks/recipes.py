@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset
 from run import machine
 
@@ -33,7 +32,7 @@ from retrieval_lab import (
     matryoshka,
     metrics,
     mining,
-    models,
+    preferences,
     profiles,
     search,
 )
@@ -101,21 +100,9 @@ def small(collection, n_docs: int = N_DOCS):
     return replace(collection, corpus={d: t for d, t in collection.corpus.items() if d in {*judged, *others}})
 
 
-def preferences(rows: list[dict]) -> list[float]:
-    """Mean log-probability that a language model gives to the query after the passage: what it would rather be asked."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = models.resolve("smollm2")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    scores = []
-    with torch.inference_mode():
-        for row in rows:
-            context = tokenizer(row["document"], truncation=True, max_length=160)["input_ids"]
-            question = tokenizer(f"\nQuestion: {row['query']}")["input_ids"]
-            logits = model(torch.tensor([context + question])).logits[0, len(context) - 1 : -1]
-            gold = torch.tensor(question).unsqueeze(1)
-            scores.append(logits.log_softmax(-1).gather(1, gold).mean().item())
-    return scores
+def preferred(rows: list[dict]) -> list[float]:
+    """What SmolLM2 would rather be asked after each passage."""
+    return preferences.score(*preferences.load("smollm2"), [(row["query"], row["document"]) for row in rows]).tolist()
 
 
 def from_teacher(task: Task):
@@ -163,7 +150,7 @@ RECIPES = {
     ),
     "preference": (
         "passages scored by SmolLM2's preference, KL, teacher_temperature 0.2",
-        lambda t: fit(t, t.scored(preferences), teacher_temperature=0.2),
+        lambda t: fit(t, t.scored(preferred), teacher_temperature=0.2),
     ),
     "teacher": ("a teacher's vectors, no labels", from_teacher),
     "mrl": ("as pairs or triplets, Matryoshka 32 to 384", lambda t: fit(t, t.rows(), mrl_dims=DIMS)),
