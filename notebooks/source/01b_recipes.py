@@ -296,13 +296,21 @@ gap = {t: 0.05 / t for t in (1.0, 0.25)}  # teacher_temperature -> cosine gap
 for t, wide in gap.items():
     assert abs(kl(torch.tensor([0.5 + wide, 0.5]), grades / t, 0.05)) < 1e-6
 gap
-# %% [markdown] slug="read-scale" lang="en"
+# %% [markdown] slug="read-scale" lang="en" tags=["long"]
 # At 1 the loss rests as soon as the gap is 0.05. A good encoder may keep a wider one already, and training would
 # narrow it. In a trial on the dev questions that made the model worse; with `teacher_temperature=0.25` it learned
 # from the same grades.
-# %% [markdown] slug="read-scale" lang="zh" of="daded35f"
+#
+# `preferences.score` has a language model grade passages without a label: by how likely it finds the question after each.
+# `loss_type="cosent"` asks of any two pairs only which is nearer, whatever their queries: it needs easy passages among the
+# hard ones, or it forgets what is far apart. Both are rows of `benchmarks/recipes.md`.
+# %% [markdown] slug="read-scale" lang="zh" of="c5e1dbb2"
 # 取 1 时，余弦差到 0.05，损失就是 0 了。好的编码器可能本来就拉得更开，训练反而会把差距缩小。
 # 在验证集上试过一次，模型确实变差了；改用 `teacher_temperature=0.25`，同样的等级就能教会它。
+#
+# `preferences.score` 让语言模型给文档打分，不需要标注：读完文档之后，它觉得接着问这个问题有多自然。
+# `loss_type="cosent"` 对任意两个文本对只问哪一对更近，不管是不是同一个查询；难的文档之外还要掺进容易的，否则模型会忘掉哪些文本本来就离得远。
+# 两种做法的结果都在 `benchmarks/recipes.md` 里。
 # %% [markdown] slug="teacher" lang="en"
 # ## Learning from a teacher's vectors
 #
