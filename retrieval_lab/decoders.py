@@ -7,7 +7,8 @@ from pathlib import Path
 
 from retrieval_lab.profiles import say
 
-# Arguments of sentence-transformers' Transformer: read the text itself. By default it wraps a text in the chat template that the model may have.
+# Arguments of sentence-transformers' Transformer: read the text itself. By default it wraps a text in the chat template that
+# the model may have.
 PLAIN_TEXT = {
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
     "module_output_name": "token_embeddings",

@@ -26,9 +26,7 @@ class Filters:
     positive's less ``margin``. What is left is shown to ``judge``, if there is one, and kept where its score is below ``judge_below``.
     """
 
-    skip: int = (
-        0  # best candidates of each search that are never taken, whichever search finds them; answers are not counted
-    )
+    skip: int = 0  # best candidates of each search that are never taken, by neither search; answers are not counted
     depth: int = 50  # candidates of each search
     percent: float | None = 0.95  # Moreira et al. 2024 (NV-Retriever), section 3.2: TopK-PercPos
     margin: float | None = None  # in cosine

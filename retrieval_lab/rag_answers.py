@@ -160,8 +160,9 @@ class Citation(NamedTuple):
 def check_citations(answer: str, documents: Sequence[Document]) -> list[Citation]:
     """Look up every ``“words” [number]`` of an answer in the source of that number.
 
-    Case, blanks, width and quotation marks do not count, see `holds`; ``[1][2]`` and ``[1, 2]`` are the same. A number without quoted words before it cannot be checked, which is a problem
-    too; so is an answer without any citation, unless it says that nothing was found.
+    Case, blanks, width and quotation marks do not count, see `holds`; ``[1][2]`` and ``[1, 2]`` are the same. A number without
+    quoted words before it cannot be checked, which is a problem too; so is an answer without any citation, unless it says that
+    nothing was found.
 
     Parameters
     ----------

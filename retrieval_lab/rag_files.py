@@ -112,9 +112,8 @@ def _encoding(content: bytes) -> str:
 
     by_mark = EncodingDetector.strip_byte_order_mark(content)[1]
     declared = by_mark or EncodingDetector.find_declared_encoding(content[:4096], is_html=True) or "UTF-8"
-    return (
-        "GB18030" if declared in ("gb2312", "gbk") else declared.upper()
-    )  # browsers, too, read both as the larger set
+    larger = {"gb2312": "GB18030", "gbk": "GB18030"}  # browsers, too, read both as the larger set
+    return larger.get(declared, declared.upper())
 
 
 def _document(text: str, name: str, title: str = "", **metadata) -> Document:

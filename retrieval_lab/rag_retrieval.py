@@ -43,7 +43,10 @@ class DenseRetriever(BaseRetriever):
 
 
 class WordRetriever(BaseRetriever):
-    """The ``k`` best chunks by BM25, with ``score`` and ``bm25`` in their metadata; chunks that share no word with the query are never returned."""
+    """The ``k`` best chunks by BM25, with ``score`` and ``bm25`` in their metadata.
+
+    Chunks that share no word with the query are never returned.
+    """
 
     chunks: list[Document] = Field(repr=False)
     k: int = Field(5, ge=1)

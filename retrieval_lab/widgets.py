@@ -189,9 +189,7 @@ class Chat:
             return chat_view(self.assistant.chain(retriever, rerank).invoke(question))
         except ValueError as problem:
             return f"<p>{html.escape(str(problem))}</p>"
-        except (
-            Exception
-        ) as problem:  # a chat server may raise anything; the last answer must not stay below this question
+        except Exception as problem:  # of a chat server; the last answer must not stay below this question
             return f"<p>{html.escape(f'{type(problem).__name__}: {problem}')}</p>"
 
     def shell(self):
