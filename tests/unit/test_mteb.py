@@ -6,7 +6,7 @@ from datasets import Dataset
 from retrieval_lab import reranker, reranking_tasks, tiny
 from retrieval_lab.corpora import Collection
 
-mteb = pytest.importorskip("mteb", reason="optional: pip install 'retrieval-lab[mteb]'")
+mteb = pytest.importorskip("mteb", reason="optional: pip install -e '.[mteb]'")
 
 CORPUS = {"d1": "tram", "d2": "ferry boat", "d3": "the pool opens", "d4": "library card"}
 QUERIES = {"q1": "when does the tram leave", "q2": "ferry", "q3": "pool hours"}
