@@ -2,6 +2,7 @@
 Taught in lesson 04.
 """
 
+import re
 from pathlib import Path
 
 from retrieval_lab.profiles import say
@@ -13,7 +14,7 @@ def add(model, config: Config, upper_layers: int | None = None):
 
     Parameters
     ----------
-    model : CrossEncoder over a decoder; changed in place and returned
+    model : CrossEncoder over a decoder, or a SentenceTransformer over one; changed in place and returned
     config : its ``lora_r``, ``lora_alpha`` and ``lora_target_modules`` count
     upper_layers : only the last so many layers get adapters, which saves the backward pass through the layers below; None: all
 
@@ -42,26 +43,23 @@ def add(model, config: Config, upper_layers: int | None = None):
                 zh=f"upper_layers={upper_layers}；模型共 {n_layers} 层",
             )
         )
-    layers = None if upper_layers is None else list(range(n_layers - upper_layers, n_layers))
     targets = config.lora_target_modules
-    if targets == "all-linear" and layers is not None:
-        targets = _linear_names(decoder)  # peft wants names where it is to choose layers
-    shape = {
-        "r": config.lora_r,
-        "lora_alpha": config.lora_alpha,
-        "target_modules": targets,
-        "layers_to_transform": layers,
-    }
+    if upper_layers is not None:
+        targets = _above(decoder, targets, n_layers - upper_layers)
+    shape = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "target_modules": targets}
     task = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if is_scalar(model) else {"task_type": "CAUSAL_LM"}
     model.add_adapter(LoraConfig(**shape, **task, lora_dropout=0.0, bias="none"))
     return model
 
 
-def _linear_names(decoder) -> list[str]:
+def _above(decoder, targets: str | list[str], first: int) -> list[str]:
+    """Full names of the targets from layer ``first`` on: peft's own choice of layers misses those of a decoder without its head."""
     import torch
 
-    names = {n.rpartition(".")[2] for n, m in decoder.base_model.named_modules() if isinstance(m, torch.nn.Linear)}
-    return sorted(names)
+    linear = [name for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)]
+    layers = {name: found for name in linear if (found := re.search(r"(?:^|\.)(\d+)\.", name))}
+    upper = [name for name, found in layers.items() if int(found[1]) >= first]
+    return [name for name in upper if targets == "all-linear" or name.rpartition(".")[2] in targets]
 
 
 def has_adapter(model) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retrieval_lab import llm, llm_lora, llm_scalar, tiny
+from retrieval_lab import embedding, llm, llm_lora, llm_scalar, tiny
 from retrieval_lab.training import Config
 
 
@@ -26,6 +26,12 @@ def test_adapters_are_all_that_trains(model):
 def test_upper_layers_alone(model, targets):
     llm_lora.add(model, Config(lora_target_modules=targets), upper_layers=1)
     assert trainable(model) and all(".layers.1." in name for name in trainable(model))
+
+
+def test_upper_layers_of_an_encoder_that_has_no_language_head(tmp_path):
+    model = embedding.load(tiny.chat_folder("llama", tmp_path), "lasttoken")
+    llm_lora.add(model, Config(lora_r=2, lora_target_modules=["q_proj", "v_proj"]), upper_layers=1)
+    assert len(trainable(model)) == 2 * 2 and all(".layers.1." in name for name in trainable(model))  # q and v, A and B
 
 
 def test_adapters_change_nothing_before_training(model):
