@@ -177,13 +177,13 @@ len(untrained.store.vectors), f"{untrained.megabytes:.0f} MB"
 #
 # The loss is that of lesson 01 with MaxSim in place of the cosine: each query has to find its own passage among those
 # of the batch and their hard negatives. The score is divided by the number of query tokens, so that the temperature
-# means the same as before. With `loss_type="distill"` the model would learn a teacher's scores instead. To keep the
-# lesson short, half of the training rows are used.
-# %% [markdown] slug="train" lang="zh" of="aaf245ed"
+# means the same as before. With `loss_type="distill"` the model would learn a teacher's scores instead
+# (`benchmarks/colbert.md` has both). To keep the lesson short, half of the training rows are used.
+# %% [markdown] slug="train" lang="zh" of="7ad1bd83"
 # ## 微调
 #
 # 损失与第 01 课相同，只是把余弦换成 MaxSim：每个查询要在这一批文档和它们的难负例里认出自己的那一篇。
-# 得分除以查询的词元数，这样温度的含义与之前一样。换成 `loss_type="distill"`，就改为学习教师模型的打分。
+# 得分除以查询的词元数，这样温度的含义与之前一样。换成 `loss_type="distill"`，就改为学习教师模型的打分（两种都在 `benchmarks/colbert.md` 里）。
 # 为了让这一课不太长，只用一半训练数据。
 # %% slug="fine-tune"
 from retrieval_lab.training import Config
