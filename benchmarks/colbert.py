@@ -168,10 +168,10 @@ CHINESE = {
 
 
 def overview(lang: str) -> str:
-    """One row a model: nDCG@10 on each collection."""
-    rows = {(lang, part): read(lang, part) for lang, part in recipes.COLUMNS}
-    heads = ["city_services en", "city_services zh", *recipes.SOURCES.values()]
-    lines = [f"| {'向量' if lang == 'zh' else 'vectors'} | {' | '.join(heads)} |", "|---" * 5 + "|"]
+    """One row a model: nDCG@10 on each collection that is measured."""
+    heads = zip(recipes.COLUMNS, ["city_services en", "city_services zh", *recipes.SOURCES.values()], strict=True)
+    rows = {head: found for column, head in heads if (found := read(*column))}
+    lines = [f"| {'向量' if lang == 'zh' else 'vectors'} | {' | '.join(rows)} |", "|---" * (1 + len(rows)) + "|"]
     for name, (title, _, _) in ROWS.items():
         cells = [f"{np.mean(found[name]['ndcg']['test']):.3f}" if name in found else "" for found in rows.values()]
         lines.append(f"| {CHINESE[name] if lang == 'zh' else title} | {' | '.join(cells)} |")
