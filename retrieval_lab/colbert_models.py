@@ -3,7 +3,6 @@ Taught in lesson 02; called as `colbert.load`.
 """
 
 import copy
-import json
 import string
 import warnings
 from pathlib import Path
@@ -47,10 +46,7 @@ def load(name: str | Path, dim: int | None = None, **options):
 
 
 def _is_multi_vector(folder: Path) -> bool:
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    architectures = config.get("architectures") or []
-    native = any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in architectures)
+    native = any(name == "HF_ColBERT" or name.endswith("ForRetrieval") for name in decoders.architectures(folder))
     return decoders.saved_as(folder) in ("MultiVectorEncoder", "ColBERT") or native
 
 

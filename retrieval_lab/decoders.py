@@ -27,6 +27,21 @@ def architecture(folder: Path) -> str:
     return (config.get("architectures") or [""])[0]
 
 
+def architectures(folder: Path) -> list[str]:
+    """The classes that a saved model names; none where it names none or has no config.json."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return config.get("architectures") or []
+
+
+def causal_lm(folder: Path):
+    """A causal language model in fp32, ready for inference, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
 def saved_as(folder: Path) -> str | None:
     """The class that sentence-transformers or PyLate saved a folder from; None for any other folder."""
     file = folder / "config_sentence_transformers.json"

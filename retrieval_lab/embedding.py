@@ -125,14 +125,10 @@ def train(model, data, config: Config | None = None, *, evaluator=None, weights=
 
     Source: Henderson et al. 2017, section 4 (in-batch negatives); Karpukhin et al. 2020, section 3.2; lessons 01 and 01b.
     """
-    from transformers import set_seed
-
     config = config or Config()
     config.refuse_unread("embedding")
     parts = embedding_recipes.recipe(model, data, config, weights=weights)
-    if config.use_lora and not llm_lora.has_adapter(model):
-        set_seed(config.seed)  # the adapters' first weights are drawn
-        llm_lora.add(model, config)
+    llm_lora.ensure(model, config)
     given = {"prompts": parts.prompts, "batch_sampler": parts.sampler}
     return fit(model, parts.rows, parts.loss, config, evaluator=evaluator, **given)
 

@@ -2,7 +2,6 @@
 Taught in lesson 06.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -28,10 +27,7 @@ def load(name: str | Path):
 
     folder = models.resolve(name)
     kind = decoders.saved_as(folder)
-    config = (
-        json.loads((folder / "config.json").read_text(encoding="utf-8")) if (folder / "config.json").is_file() else {}
-    )
-    if kind is None and any("SequenceClassification" in text for text in config.get("architectures") or []):
+    if kind is None and any("SequenceClassification" in text for text in decoders.architectures(folder)):
         kind = "CrossEncoder"
     classes = {"CrossEncoder": CrossEncoder, "MultiVectorEncoder": MultiVectorEncoder}
     return classes[kind](str(folder)) if kind in classes else embedding.load(folder)

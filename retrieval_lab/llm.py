@@ -236,13 +236,9 @@ def train(model, data, config: Config | None = None):
 
     Source: Nogueira et al. 2020, section 3.1; Hu et al. 2022; lesson 04.
     """
-    from transformers import set_seed
-
     config = config or LORA
     config.refuse_unread("llm_decoder" if llm_lora.is_scalar(model) else "llm")
-    if config.use_lora and not llm_lora.has_adapter(model):
-        set_seed(config.seed)  # the adapters' first weights are drawn
-        llm_lora.add(model, config)
+    llm_lora.ensure(model, config)
     with config.applied_to(model):
         data = fit_data(model, data)
     model = reranker.fitted(model, data, config)

@@ -52,6 +52,16 @@ def add(model, config: Config, upper_layers: int | None = None):
     return model
 
 
+def ensure(model, config: Config):
+    """The adapters that ``config.use_lora`` asks for, drawn from its seed, unless the model has some."""
+    from transformers import set_seed
+
+    if config.use_lora and not has_adapter(model):
+        set_seed(config.seed)
+        add(model, config)
+    return model
+
+
 def _above(decoder, targets: str | list[str], first: int) -> list[str]:
     """Full names of the targets from layer ``first`` on: peft's own choice of layers misses those of a decoder without its head."""
     import torch

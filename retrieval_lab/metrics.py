@@ -113,9 +113,8 @@ def paired_bootstrap(a, b, n_resamples: int = 10_000, confidence: float = 0.95, 
     """
     difference = _difference(a, b)
     n, rng = len(difference), np.random.default_rng(seed)
-    rows = max(
-        1, PICKS // n
-    )  # a part at a time, from one stream: all at once would need gigabytes for ten thousand queries
+    # A part at a time, from one stream: all at once would need gigabytes for ten thousand queries.
+    rows = max(1, PICKS // n)
     parts = [min(rows, n_resamples - start) for start in range(0, n_resamples, rows)]
     means = np.concatenate(
         [difference[rng.integers(n, size=(part, n))].mean(axis=1) for part in parts]

@@ -7,18 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from retrieval_lab import batching, models
-from retrieval_lab.profiles import say
+from retrieval_lab import batching, decoders, models
+from retrieval_lab.reranker_data import checked_pairs
 
 
 def load(name: str = "smollm2"):
     """A causal language model and its tokenizer, by alias, hub id or folder, ready for `score`."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = models.resolve(name)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(
-        folder
-    )
+    return decoders.causal_lm(models.resolve(name))
 
 
 def score(
@@ -43,7 +38,7 @@ def score(
     Raises
     ------
     ValueError
-        If a pair is not two texts.
+        If a pair is not two strings.
 
     Source: Sachan et al. 2022 (UPR), section 2; Zhang et al. 2023 (LLM-Embedder), section 3.1; lesson 01b.
 
@@ -51,14 +46,9 @@ def score(
     >>> bool((score(*tiny.causal_lm(), [("tram", "the tram stops here"), ("tram", "")]) < 0).all())
     True
     """
-    wrong = next((pair for pair in pairs if isinstance(pair, str) or len(pair) != 2), None)
-    if wrong is not None:
-        raise ValueError(say(en=f"{wrong!r} is no (query, passage) pair", zh=f"{wrong!r} 不是 (查询, 文档) 对"))
-    rows = [_tokens(tokenizer, prefix + query, document, max_length) for query, document in pairs]
-    scores = np.zeros(len(rows), np.float32)
-    for batch in batching.token_budget(
-        [len(ids) for ids, _ in rows], budget=512
-    ):  # logits are as wide as the vocabulary
+    rows = [_tokens(tokenizer, prefix + query, document, max_length) for query, document in checked_pairs(pairs)]
+    lengths, scores = [len(ids) for ids, _ in rows], np.zeros(len(rows), np.float32)
+    for batch in batching.token_budget(lengths, budget=512):  # logits are as wide as the vocabulary
         scores[batch] = _means(model, [rows[i] for i in batch])
     return scores
 
@@ -77,8 +67,7 @@ def _means(model, rows: list[tuple[list[int], int]]) -> list[float]:
     lengths = torch.tensor([len(row) for row, _ in rows], device=model.device)
     mask = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]  # (n, width)
     with torch.inference_mode():
-        found = (
-            model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].log_softmax(-1)
-        )  # (n, width - 1, n_words)
-    of_next = found.gather(2, ids[:, 1:, None]).squeeze(2)  # (n, width - 1): each token after what stands before it
+        logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]  # (n, width - 1, n_words)
+    # (n, width - 1): each token after what stands before it
+    of_next = logits.log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
     return [of_next[i, start - 1 : len(row) - 1].mean().item() for i, (row, start) in enumerate(rows)]

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import Field
 
-from retrieval_lab import models
+from retrieval_lab import decoders, models
 from retrieval_lab.profiles import say
 
 
@@ -45,11 +45,8 @@ def chat_model(name: str, **options):
                 zh=f"本地模型没有选项 {'、'.join(unknown)}；{name!r} 可用 max_new_tokens。服务器上的模型要写成 provider:model",
             )
         )
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = models.resolve(name)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    return LocalChat(model=model, tokenizer=AutoTokenizer.from_pretrained(folder), **options)
+    model, tokenizer = decoders.causal_lm(models.resolve(name))
+    return LocalChat(model=model, tokenizer=tokenizer, **options)
 
 
 class LocalChat(BaseChatModel):

@@ -64,6 +64,8 @@ def repository(
 
     Source: Triton's model configuration; lesson 06.
     """
+    import onnx
+
     model = onnx_models.load(folder, int8)
     if model.family != "embedding" or (int8 and tensorrt):
         raise ValueError(
@@ -75,7 +77,9 @@ def repository(
     target = Path(target)
     _write(target / name, _ensemble(name, model), {})
     source = Path(folder) / onnx_models.FILES[int8]
-    graph = {"model.onnx": source} | {name: source.with_name(name) for name in _weights(source)}
+    graph = {"model.onnx": source} | {
+        name: source.with_name(name) for name in _weights(onnx.load(source, load_external_data=False).graph)
+    }
     _write(target / f"{name}_graph", _graph(name, model, tensorrt), graph)
     tokenizer = {"tokenizer.json": Path(folder) / "tokenizer.json", "model.py": _python(model)}
     _write(target / f"{name}_tokenizer", _tokenizer(name, model), tokenizer)
@@ -112,9 +116,9 @@ def _check_graph(config, path: Path) -> None:
     import onnx
 
     _require(path.is_file(), f"{path} is missing")
-    for name in _weights(path):
-        _require((path.parent / name).is_file(), f"{path} keeps its weights in {name}, which is missing")
     graph = onnx.load(path, load_external_data=False).graph
+    for name in _weights(graph):
+        _require((path.parent / name).is_file(), f"{path} keeps its weights in {name}, which is missing")
     for ours, theirs in ((config.input, graph.input), (config.output, graph.output)):
         real = {t.name: (t.type.tensor_type.elem_type, len(t.type.tensor_type.shape.dim)) for t in theirs}
         for tensor in ours:  # Triton's dims leave the batch out; ONNX counts FLOAT as 1 and INT64 as 7
@@ -125,12 +129,9 @@ def _check_graph(config, path: Path) -> None:
             )
 
 
-def _weights(path: Path) -> set[str]:
+def _weights(graph) -> set[str]:
     """Names of the files beside a graph that hold its weights; none for most graphs of less than 1.5 GB."""
-    import onnx
-
-    tensors = onnx.load(path, load_external_data=False).graph.initializer
-    return {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"}
 
 
 def _check_wiring(config, configs: dict) -> None:

@@ -47,7 +47,10 @@ def test_nothing_to_score_gives_nothing(lm):
 
 @pytest.mark.parametrize("pairs", [["ab", "cd"], [("a", "b", "c")]])
 def test_what_is_no_pair_is_refused(lm, pairs, lang):
-    with pytest.raises(ValueError, match={"en": "is no .query, passage. pair", "zh": "不是 .查询, 文档. 对"}[lang]):
+    with pytest.raises(
+        ValueError,
+        match={"en": "give .query, document., both strings", "zh": "应为 .查询, 文档.，两个都是字符串"}[lang],
+    ):
         preferences.score(*lm, pairs)
 
 
