@@ -78,6 +78,13 @@ class Task:
         known = mining.answers(self.train)
         return mining.mine_hard_negatives(self.start(), self.pairs(), list(self.train.corpus.values()), known=known)
 
+    @functools.cached_property
+    def trained_on_all(self):
+        """A model that was trained on all pairs."""
+        if self.public:
+            return embedding.train(self.start(), corpora.pairs(self.train), self.config())
+        return demo.retriever(self.lang)
+
     def scored(self, score=None, n_random: int = 0) -> Dataset:
         """Of each query every judged passage, one hard negative and ``n_random`` others; grades 0 to 3, or what ``score`` gives."""
         top = max(grade for judged in self.train.qrels.values() for grade in judged.values())
@@ -107,14 +114,26 @@ def preferred(rows: list[dict]) -> list[float]:
 
 def from_teacher(task: Task):
     """No label: the target are the vectors of a model that was trained on all pairs."""
-    if task.public:
-        teacher = embedding.train(task.start(), corpora.pairs(task.train), task.config())
-    else:
-        teacher = demo.retriever(task.lang)
-    rows, model, folder = task.rows(), task.start(), Path(tempfile.mkdtemp())
+    model = task.start()
+    return embedding.train(model, formats.read(vectors_of(task, task.trained_on_all, model), "teacher"), task.config())
+
+
+def from_two(task: Task):
+    """The same teacher and, beside it, the model before any training: what to learn, and what to keep."""
+    model = task.start()
+    files = [vectors_of(task, teacher, model).with_suffix(".memmap") for teacher in (task.trained_on_all, task.start())]
+    lines = files[0].with_suffix(".jsonl")
+    both = embedding_teachers.concatenate(files, files[0].with_name("both.memmap"))
+    data = formats.read(lines.rename(both.with_suffix(".jsonl")), "teacher")
+    # 768 dims against 384: no cosine term
+    return embedding.train(model, data, task.config(), weights={"structure": 200, "triplet": 20})
+
+
+def vectors_of(task: Task, teacher, student) -> Path:
+    """A training file of the teacher's vectors for the queries and their answers."""
+    rows, file = task.rows(), Path(tempfile.mkdtemp()) / "teacher.jsonl"
     texts = list(dict.fromkeys(rows["positive"]))
-    file = embedding_teachers.write(folder / "teacher.jsonl", teacher, rows["query"], texts, student=model)
-    return embedding.train(model, formats.read(file, "teacher"), task.config())
+    return embedding_teachers.write(file, teacher, rows["query"], texts, student=student)
 
 
 def untrained_decoder(task: Task):
@@ -153,6 +172,7 @@ RECIPES = {
         lambda t: fit(t, t.scored(preferred), teacher_temperature=0.2),
     ),
     "teacher": ("a teacher's vectors, no labels", from_teacher),
+    "teachers": ("the vectors of two teachers: that one and the model before training", from_two),
     "mrl": ("as pairs or triplets, Matryoshka 32 to 384", lambda t: fit(t, t.rows(), mrl_dims=DIMS)),
     "mrl-e": (
         "the same, Matryoshka with a head",
@@ -166,7 +186,7 @@ FORGETTING = {
     "average": ("half of each", lambda t: embedding.average([t.start(), demo.retriever(t.lang)])),
 }
 ENGLISH_ONLY = {"preference", "decoder", "decoder-original"}
-CITY_ONLY = {"triplets", *ENGLISH_ONLY}
+CITY_ONLY = {"triplets"}
 
 
 def names(lang: str, part: str) -> list[str]:
@@ -263,6 +283,7 @@ CHINESE = {
     "cosent": "带等级的文档加一篇随机的，CoSENT",
     "preference": "用 SmolLM2 的偏好打分，KL",
     "teacher": "教师的向量，不用标签",
+    "teachers": "两位教师的向量：上面那位和训练前的模型自己",
     "mrl": "同上面的三元组（公开数据上是文本对），Matryoshka 32 到 384 维",
     "mrl-e": "同上，带头的 Matryoshka",
     "decoder-original": "SmolLM2，取最后一个词元，未训练",

@@ -45,6 +45,21 @@ READ_BY |= dict.fromkeys(
 READ_BY |= {"use_lora": ("embedding", "llm", "llm_decoder")}
 READ_BY |= dict.fromkeys(("query_format", "document_format", "seq", "special_token", "num_labels"), ("llm_decoder",))
 
+# Settings of the model and the data that `retrieval-lab train` makes from files -> how a notebook, which hands over objects, says it.
+OF_A_FILE = {
+    "pooling": "embedding.load(name, {})",
+    "query_prompt": "model.prompts['query'] = {}",
+    "document_prompt": "model.prompts['document'] = {}",
+    "query_max_len": "model[0].query_length = {}",
+    "passage_max_len": "model[0].document_length = {}",
+    "neg_nums": "formats.read(file, 'triplet', neg_nums={})",
+    "skip_bad": "formats.read(file, kind, skip_bad={})",
+}
+OF_A_FILE |= {
+    name: f"llm_scalar.load(name, {name}={{}})"
+    for name in ("query_format", "document_format", "seq", "special_token", "num_labels")
+}
+
 
 def canonical(settings: dict, known, where: str = "") -> dict:
     """The settings under our own names.
@@ -83,7 +98,7 @@ def canonical(settings: dict, known, where: str = "") -> dict:
 
 
 def refuse_unread(config, family: str) -> None:
-    """Stop where a setting is not at its default and the family would ignore it.
+    """Stop where a setting is not at its default and would be ignored: by the family, or because no files are named.
 
     Parameters
     ----------
@@ -93,17 +108,30 @@ def refuse_unread(config, family: str) -> None:
     Raises
     ------
     ValueError
-        If there is such a setting; the message names it, the family and the families that read it.
+        If there is such a setting; the message names it, the family and the families that read it, or what to write instead.
     """
-    for setting, families in READ_BY.items():
-        value = getattr(config, setting)
-        if family not in families and value != type(config).model_fields[setting].default:
-            raise ValueError(
-                say(
-                    en=f"{setting}={value!r} would do nothing: model_type {family} does not read it, only {', '.join(families)}; leave it out",
-                    zh=f"{setting}={value!r} 不会起作用：model_type {family} 不读这个设置，只有 {'、'.join(families)} 读；去掉它",
-                )
-            )
+    changed = {name: value for name, value in config if value != type(config).model_fields[name].default}
+    for setting, value in changed.items():
+        families = READ_BY.get(setting, (family,))
+        if family not in families:
+            raise ValueError(_of_others(setting, value, family, families))
+        if setting in OF_A_FILE and config.train_dataset is None:
+            raise ValueError(_of_a_file(setting, value))
+
+
+def _of_others(setting: str, value, family: str, families: tuple[str, ...]) -> str:
+    return say(
+        en=f"{setting}={value!r} would do nothing: model_type {family} does not read it, only {', '.join(families)}; leave it out",
+        zh=f"{setting}={value!r} 不会起作用：model_type {family} 不读这个设置，只有 {'、'.join(families)} 读；去掉它",
+    )
+
+
+def _of_a_file(setting: str, value) -> str:
+    instead = OF_A_FILE[setting].format(repr(value))
+    return say(
+        en=f"{setting}={value!r} would do nothing: only `retrieval-lab train` reads it, together with train_dataset; with a model and data of your own write {instead}",
+        zh=f"{setting}={value!r} 不会起作用：只有 `retrieval-lab train` 会连同 train_dataset 一起读它；自己传入模型和数据时，要写 {instead}",
+    )
 
 
 def _unknown(name: str, known) -> str:

@@ -103,10 +103,12 @@ def run(config: Config):
     """
     from retrieval_lab import training
 
-    family = FAMILIES[_family_name(config)]
-    for name in ("model_name_or_path", "train_dataset"):
-        if getattr(config, name) is None:
-            raise ValueError(say(en=f"{name} is not set", zh=f"没有设置 {name}"))
+    name = _family_name(config)
+    family = FAMILIES[name]
+    for needed in ("model_name_or_path", "train_dataset"):
+        if getattr(config, needed) is None:
+            raise ValueError(say(en=f"{needed} is not set", zh=f"没有设置 {needed}"))
+    config.refuse_unread(name)
     data = read(config)
     model = with_head(with_texts(family.load(config), config), config)
     model = importlib.import_module(f"retrieval_lab.{family.module}").train(model, data, config)
@@ -155,7 +157,6 @@ def _family_name(config: Config) -> str:
                 zh=f"不认识 model_type={config.model_type!r}；可用：{known}",
             )
         )
-    config.refuse_unread(name)
     return name
 
 

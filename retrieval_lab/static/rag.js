@@ -153,13 +153,18 @@ function source(document_, place) {
 }
 
 function withLinks(answer, n) {
-  return answer.split(/(\[\d+\])/).map((piece) => {
-    const number = /^\[(\d+)\]$/.exec(piece);
-    if (!number || Number(number[1]) < 1 || Number(number[1]) > n) return document.createTextNode(piece);
-    const link = element("a", "", piece);
-    link.href = `#source-${number[1]}`;
-    return link;
+  // [1], [1, 2] and ［１、２］: as `rag_answers.MARKERS` reads them; every number of a real source becomes a link.
+  return answer.split(/([\[［【]\s*\p{Nd}+(?:\s*[,，、;；]\s*\p{Nd}+)*\s*[\]］】])/u).flatMap((piece, place) => {
+    return place % 2 ? piece.split(/(\p{Nd}+)/u).map((part) => linked(part, n)) : [document.createTextNode(piece)];
   });
+}
+
+function linked(part, n) {
+  const number = Number(part.normalize("NFKC"));
+  if (!(number >= 1 && number <= n)) return document.createTextNode(part);
+  const link = element("a", "", part);
+  link.href = `#source-${number}`;
+  return link;
 }
 
 function checked(citations, view) {

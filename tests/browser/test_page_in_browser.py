@@ -109,6 +109,22 @@ def test_page_answers_reranks_takes_files_and_abstains(page, lang, tmp_path):
     assert page.problems == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "links"),
+    [
+        ("It costs “2” [1].", ["1"]),
+        ("“a” [1, 2]，“b” ［２、３］", ["1", "2", "２", "３"]),
+        ("“a” [1][2] 【3; 4】", ["1", "2", "3"]),  # there is no fourth source
+        ("In [2024] and [0], or a[1 and 2], [], [ ].", []),
+    ],
+)
+def test_every_number_of_a_citation_is_a_link(page, answer, links):
+    made = page.evaluate("answer => withLinks(answer, 3).map(n => [n.nodeName, n.textContent, n.hash])", answer)
+    assert "".join(text for _, text, _ in made) == answer
+    assert [text for name, text, _ in made if name == "A"] == links
+    assert [place for name, _, place in made if name == "A"] == [f"#source-{int(text)}" for text in links]
+
+
 def test_page_fits_a_phone_and_is_usable_by_keyboard(page, lang):
     page.set_viewport_size({"width": 360, "height": 700})
     page.focus("#question")

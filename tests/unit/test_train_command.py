@@ -165,10 +165,11 @@ def test_unknown_family_is_refused(capsys):
 )
 def test_setting_that_the_family_does_not_read_is_refused(lang, family, setting):
     name, value = setting
-    config = Config(model_type=family, **{name: value})
+    files = {"model_name_or_path": "x", "train_dataset": "nowhere.jsonl"}
+    config = Config(model_type=family, **files, **{name: value})
     known = train_command.OTHER_NAMES.get(family, family)
     if known in setting_names.READ_BY[name]:
-        with pytest.raises(ValueError, match="model_name_or_path"):  # the next thing that is missing
+        with pytest.raises(formats.DataError, match="nowhere.jsonl"):  # the next thing that is missing
             train_command.run(config)
         return
     words = {"en": f"{name}={value!r} would do nothing: model_type {known}", "zh": f"{name}={value!r} 不会起作用"}
@@ -212,6 +213,44 @@ def test_training_from_python_refuses_what_the_family_does_not_read(tmp_path, la
         train = importlib.import_module(f"retrieval_lab.{kind.module}").train
         with pytest.raises(ValueError, match=re.escape(words[lang])):
             train(model, data, Config(output_dir=str(tmp_path / "run"), **{name: value}))
+
+
+SET = {
+    "pooling": ("mean", "embedding"),
+    "query_prompt": ("Query: ", "embedding"),
+    "document_prompt": ("Passage: ", "colbert"),
+    "query_max_len": (32, "colbert"),
+    "passage_max_len": (180, "embedding"),
+    "neg_nums": (3, "colbert"),
+    "skip_bad": (True, "reranker"),
+    "special_token": ("</s>", "llm_decoder"),
+    "num_labels": (2, "llm_decoder"),
+}
+
+
+@pytest.mark.parametrize("name", SET)
+def test_setting_of_files_is_refused_where_objects_are_handed_over(lang, name):
+    value, family = SET[name]
+    words = {"en": f"{name}={value!r} would do nothing: only `retrieval-lab train` reads it", "zh": "不会起作用：只有"}
+    with pytest.raises(ValueError, match=re.escape(words[lang])) as refused:
+        Config(**{name: value}).refuse_unread(family)
+    instead = setting_names.OF_A_FILE[name].format(repr(value))
+    assert str(refused.value).endswith(instead)
+    compile(instead, name, "exec")  # a line that can be typed
+    Config(**{name: value}, train_dataset="train.jsonl").refuse_unread(family)
+
+
+def test_what_to_write_instead_works(tmp_path):
+    from retrieval_lab import embedding, llm_scalar
+
+    saved(tmp_path)
+    names = {"embedding": embedding, "llm_scalar": llm_scalar, "formats": formats, "name": str(tmp_path / "encoder")}
+    names |= {"model": embedding.load(tmp_path / "encoder"), "file": write(tmp_path, TRIPLETS), "kind": "triplet"}
+    for name in ("query_prompt", "query_max_len", "passage_max_len", "neg_nums", "skip_bad"):
+        exec(setting_names.OF_A_FILE[name].format(repr(SET[name][0])), names)
+    model = names["model"]
+    assert model.prompts["query"] == "Query: " and model[0].query_length == 32
+    exec(setting_names.OF_A_FILE["num_labels"].format(2), names | {"name": str(tmp_path / "decoder")})
 
 
 def test_scalar_head_trained_by_adapters_is_saved_whole(tmp_path):
