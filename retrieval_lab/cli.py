@@ -252,8 +252,10 @@ def _export(options) -> int:
     folder = Path(options.output_dir or f"runs/onnx/{Path(options.model).name}")
     export.to_onnx(export_card.load(options.model), folder, options.int8)
     for int8 in [False, True][: 1 + options.int8]:
-        size = (folder / onnx_models.FILES[int8]).stat().st_size / 1e6
-        print(f"{folder / onnx_models.FILES[int8]}  {size:.0f} MB")
+        graph = onnx_models.FILES[int8]
+        files = folder.glob(f"{graph}*")  # the weights of a large model lie beside its graph
+        size = sum(file.stat().st_size for file in files) / 1e6
+        print(f"{folder / graph}  {size:.0f} MB")
     if options.triton:
         print(triton.repository(folder, options.triton, int8=options.int8))
     return 0
