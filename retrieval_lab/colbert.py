@@ -14,6 +14,7 @@ from retrieval_lab.training import Config, fit
 
 __all__ = ["Alignment", "align", "encode", "from_encoder", "load", "maxsim", "one_row_a_query", "score", "train"]
 LOSSES = ("in_batch", "distill", "margin_mse")
+PROMPT = "prompt_for_query"  # column of rows that bring their own prompt
 
 
 def maxsim(query: Tensor, doc: Tensor, query_mask: Tensor | None = None, doc_mask: Tensor | None = None) -> Tensor:
@@ -161,7 +162,8 @@ def train(model, data, config: Config | None = None):
     ----------
     model : MultiVectorEncoder; it is changed in place and returned
     data : datasets.Dataset. In-batch: columns ``query, positive[, negative_1, ...]``. With a teacher: ``query``, two or more columns of
-        documents, ``label`` with a list of as many scores; or the rows of `formats.read` with kind "scored"
+        documents (``positive``, ``document_...``, ``negative_...``), ``label`` with a list of as many scores; or the rows of
+        `formats.read` with kind "scored"
     config : see `training.Config`; ``loss_type`` is "in_batch" (the default), "distill" (KL divergence between the teacher's softmax and
         the model's; ``teacher_temperature`` is to be about the spread of the teacher's scores) or "margin_mse" (differences between
         scores; no division by the number of tokens, as the teacher's scale counts)
@@ -177,10 +179,10 @@ def train(model, data, config: Config | None = None):
     config = config or Config()
     config.refuse_unread("colbert")
     kind = config.chosen_loss(LOSSES, "in_batch")
-    own_prompts = "prompt_for_query" in data.column_names  # they take the place of the model's query prompt
+    own_prompts = PROMPT in data.column_names  # they take the place of the model's query prompt
     data = formats.apply_prompts(data)
     data = data if kind == "in_batch" else one_row_a_query(data)
-    columns = batching.checked_columns(data) if kind == "in_batch" else [c for c in data.column_names if c != "label"]
+    columns = batching.checked_columns(data) if kind == "in_batch" else ["query", *_documents(data)]
     with config.applied_to(model):  # lengths are counted after truncation
         sampler = batching.sampler(model, data, columns)
     data = data.select_columns(columns + ["label"] * (kind != "in_batch"))
@@ -207,12 +209,13 @@ def _loss(model, kind: str, config: Config):
 def one_row_a_query(data):
     """Rows of ``query, document, score, group`` as one row a group: ``query, document_1, ..., document_n, label``, best first.
 
-    A dataset that already has ``label`` comes back as it is.
+    A dataset that already has ``label`` beside its documents comes back as it is. Rows keep their ``prompt_for_query``.
 
     Raises
     ------
     ValueError
-        If the columns are neither of the two, or the groups differ in size or have fewer than two documents.
+        If the columns are neither of the two, a label has not one score for each document, or the groups differ in size or have
+        fewer than two documents.
 
     >>> from datasets import Dataset
     >>> rows = {"query": ["q", "q"], "document": ["a", "b"], "score": [0.1, 0.9], "group": [0, 0]}
@@ -221,13 +224,13 @@ def one_row_a_query(data):
     """
     from datasets import Dataset
 
-    if "label" in data.column_names and data.column_names[0] == "query" and len(data.column_names) > 3:
-        return data
+    if {"query", "label"} <= set(data.column_names) and len(_documents(data)) > 1:
+        return _checked_lists(data)
     if not {"query", "document", "score", "group"} <= set(data.column_names):
         raise ValueError(
             say(
-                en=f"training with a teacher needs columns query, document, score, group, or query, documents ..., label; got {data.column_names}",
-                zh=f"用教师分数训练需要 query、document、score、group 四列，或 query、若干文档列、label；现在是 {data.column_names}",
+                en=f"training with a teacher needs columns query, document, score, group, or query, document_1, document_2, ..., label; got {data.column_names}",
+                zh=f"用教师分数训练需要 query、document、score、group 四列，或 query、document_1、document_2……、label；现在是 {data.column_names}",
             )
         )
     groups: dict[int, list[dict]] = {}
@@ -246,4 +249,25 @@ def one_row_a_query(data):
 
 def _one_row(rows: list[dict]) -> dict:
     documents = {f"document_{place}": row["document"] for place, row in enumerate(rows, 1)}
-    return {"query": rows[0]["query"], **documents, "label": [row["score"] for row in rows]}
+    prompt = {PROMPT: rows[0][PROMPT]} if PROMPT in rows[0] else {}
+    return {"query": rows[0]["query"], **documents, "label": [row["score"] for row in rows], **prompt}
+
+
+def _documents(data) -> list[str]:
+    """The columns that hold documents, in the order of the label's scores."""
+    names = ("positive", "document", "negative")
+    return [name for name in data.column_names if name in names or name.startswith(("document_", "negative_"))]
+
+
+def _checked_lists(data):
+    columns = _documents(data)
+    batching.refuse_others(data, ["query", *columns, "label", PROMPT], "query, document_1, document_2, ..., label")
+    for place, scores in enumerate(data["label"]):
+        if np.shape(scores) != (len(columns),):
+            raise ValueError(
+                say(
+                    en=f"row {place}: label is {scores}; give a list of {len(columns)} scores, one for each of {', '.join(columns)}",
+                    zh=f"第 {place} 行：label 是 {scores}；要给 {len(columns)} 个得分的列表，依次对应 {'、'.join(columns)}",
+                )
+            )
+    return data

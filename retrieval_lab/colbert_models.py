@@ -13,6 +13,11 @@ from retrieval_lab import batching, decoders, models
 from retrieval_lab.profiles import say
 
 PUNCTUATION = string.punctuation + "，。！？；：、“”‘’（）《》【】…—·～"
+# What sentence-transformers saves that is no encoder -> what it was trained for.
+NO_ENCODERS = {
+    "CrossEncoder": lambda: say(en="score a query together with a document", zh="给“查询+文档”打分"),
+    "SparseEncoder": lambda: say(en="weigh the words of the vocabulary", zh="给词表里的词加权"),
+}
 
 
 def load(name: str | Path, dim: int | None = None, **options):
@@ -31,7 +36,7 @@ def load(name: str | Path, dim: int | None = None, **options):
     Raises
     ------
     ValueError
-        If the model brings its own layer and markers, and others are asked for.
+        If the model brings its own layer and markers, and others are asked for; or the folder holds a reranker or a sparse encoder.
 
     Source: Khattab & Zaharia 2020 (ColBERT), section 3; Chen et al. 2024 (M3-Embedding), section 3.2; lesson 02.
     """
@@ -67,9 +72,22 @@ def _unchanged(model, name, dim: int | None, options: dict):
 
 
 def bare_encoder(folder: Path):
-    """The encoder's modules in a SentenceTransformer; a bare checkpoint needs no pooling here, for nothing is pooled."""
+    """The encoder's modules in a SentenceTransformer; a bare checkpoint needs no pooling here, for nothing is pooled.
+
+    Raises
+    ------
+    ValueError
+        If the folder was saved from a model that gives no vectors of its tokens, e.g. a reranker.
+    """
     from sentence_transformers import SentenceTransformer
 
+    if (kind := decoders.saved_as(folder)) in NO_ENCODERS:
+        raise ValueError(
+            say(
+                en=f"{folder} was saved from a {kind}, trained to {NO_ENCODERS[kind]()}, not to encode tokens; start from an encoder, or from the one that it was made from",
+                zh=f"{folder} 是由 {kind} 保存的，训练它是为了{NO_ENCODERS[kind]()}，不是给词元编码；换一个编码器，或用它原来的编码器",
+            )
+        )
     if (folder / "modules.json").is_file():
         return SentenceTransformer(str(folder))
     return SentenceTransformer(modules=[decoders.plain_text(folder)])
@@ -88,7 +106,7 @@ def from_encoder(
     markers : two tokens put before every query and document, e.g. ("[Q]", "[D]"); the ones that the tokenizer lacks are added
         and start as the mean of the word table. None: only the encoder's own prompts
     query_expansion : queries are filled up to this many tokens with mask tokens, which score too (32 in the source); longer queries are
-        not cut. None: no filling
+        not cut. None or 0: no filling
     skip_punctuation : leave punctuation out of the documents' vectors
     seed : of the new layer
 
@@ -96,6 +114,11 @@ def from_encoder(
     -----
     UserWarning
         If there are new weights: train before use.
+
+    Raises
+    ------
+    ValueError
+        If ``dim`` or ``markers`` are impossible, or queries would be filled up beyond the encoder's positions.
 
     Source: Khattab & Zaharia 2020, sections 3.2 and 3.3; lesson 02.
 
@@ -115,6 +138,7 @@ def from_encoder(
         _add_markers(transformer, markers)
         prompts = {kind: f"{marker} {prompts[kind]}" for kind, marker in zip(prompts, markers, strict=True)}
     if query_expansion:
+        _check_expansion(transformer.auto_model, query_expansion)
         transformer.query_expansion = {"strategy": "min", "length": query_expansion}
     if dim is not None:
         width = heads[-1].out_features if heads else transformer.get_embedding_dimension()
@@ -122,6 +146,19 @@ def from_encoder(
     skipped = _punctuation(transformer.tokenizer) if skip_punctuation else None
     layers = [transformer, *heads, MultiVectorMask(skipped), Normalize("token_embeddings")]
     return MultiVectorEncoder(modules=layers, prompts=prompts, similarity_fn_name="maxsim", device=str(encoder.device))
+
+
+def _check_expansion(encoder, length: int) -> None:
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    offset = getattr(table, "padding_idx", None)  # XLM-R counts positions from its padding id + 1
+    most = getattr(encoder.config, "max_position_embeddings", 10**6) - (0 if offset is None else offset + 1)
+    if not isinstance(length, int) or not 1 <= length <= most:
+        raise ValueError(
+            say(
+                en=f"query_expansion={length}; the encoder has {most} positions, use 1 to {most}, or 0 for no filling",
+                zh=f"query_expansion={length}；编码器有 {most} 个位置，可用 1 到 {most}，0 表示不补齐",
+            )
+        )
 
 
 def _at_token_level(dense):

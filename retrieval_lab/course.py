@@ -64,7 +64,7 @@ def _judge(answer: Callable, expected, tolerance: float) -> tuple[bool, str]:
         found = answer()
         parts = found if isinstance(found, list | tuple) else [found]
         if any(part is None or part is ... for part in parts):
-            return False, say(en="not filled in yet: replace the ...", zh="还没有填：把 ... 换成你的代码")
+            return False, say(en="Replace the ... by your code.", zh="把 ... 换成你的代码。")
         if _equal(found, expected, tolerance):
             return True, ""
         given, wanted = _short(found), _short(expected)

@@ -76,11 +76,15 @@ def _documents(line: Line, low: float, high: float) -> list[tuple[str, float]]:
 
 
 def _vectors(lines: list[Line], report: Report, embeddings: str | Path | None):
-    """The teacher's vector of each line; a vector stays in its file until its row is read."""
+    """The teacher's vector of each line; a vector stays in its file until its row is read.
+
+    That the file was made of these texts can be told only where no line was left out.
+    """
     import pyarrow
 
     path = embeddings or Path(report.path).with_suffix(".memmap")
-    vectors = teacher_embeddings.open_vectors(path, rows=report.n_records)
+    texts = [line.query for line in lines] if len(lines) == report.n_records else None
+    vectors = teacher_embeddings.open_vectors(path, rows=report.n_records, texts=texts)
     column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), vectors.shape[1])
     if len(lines) < report.n_records:  # skip_bad left some out: their vectors go too
         column = column.take(pyarrow.array([line.position for line in lines]))

@@ -54,6 +54,16 @@ def modules(folder: Path) -> list[dict]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
+def only_transformer(folder: Path) -> bool:
+    """Whether a saved model is a lone Transformer that gives token vectors and no module to make one of them."""
+    found = modules(folder)
+    if len(found) != 1 or not found[0]["type"].endswith(".Transformer"):
+        return False
+    file = folder / found[0]["path"] / "sentence_bert_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return config.get("module_output_name", "token_embeddings") == "token_embeddings"  # CLIP's gives one vector
+
+
 def weights_folder(folder: Path) -> Path:
     """Where the transformer lies: sentence-transformers may keep it in a folder of its own."""
     found = modules(folder)

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval_lab import batching, decoders, embedding_recipes, llm_lora, models, run_log
+from retrieval_lab import batching, decoders, embedding_recipes, llm_lora, models, run_log, setting_names
 from retrieval_lab.profiles import say
 from retrieval_lab.training import Config, fit
+
+# What else sentence-transformers and PyLate save with a modules.json -> what loads it.
+OTHER_KINDS = {
+    "CrossEncoder": "reranker.load",
+    "MultiVectorEncoder": "colbert.load",
+    "ColBERT": "colbert.load",
+    "SparseEncoder": "sparse.load",
+}
 
 
 def load(name: str | Path, pooling: str | None = None, *, prompts: dict[str, str] | None = None):
@@ -18,22 +26,27 @@ def load(name: str | Path, pooling: str | None = None, *, prompts: dict[str, str
     Parameters
     ----------
     name : what `models.resolve` takes
-    pooling : "cls", "mean", "weightedmean" or "lasttoken"; needed when the folder is a plain checkpoint that does not say which
-        pooling it was trained with. "lasttoken" makes the tokenizer end every text with its end-of-sequence token, cut texts too.
+    pooling : "cls", "mean", "weightedmean" or "lasttoken" (or another of the library's, or an alias, see `setting_names.pooling`);
+        needed when the folder is a plain checkpoint, or a lone Transformer, that does not say which pooling it was trained with.
+        "lasttoken" makes the tokenizer end every text with its end-of-sequence token, cut texts too.
     prompts : put before texts, e.g. ``{"query": "Instruct: ...\\nQuery: ", "document": ""}``; None: what the model was saved with
 
     Raises
     ------
     ValueError
-        If the model does not say how to pool and ``pooling`` is not given, or does say and another one is given.
+        If the model does not say how to pool and ``pooling`` is not given, or does say and another one is given; if the pooling is
+        unknown; or if the folder holds a reranker, a ColBERT or a sparse encoder.
 
     Source: lesson 01.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
-    folder = models.resolve(name)
-    if (folder / "modules.json").is_file():
+    folder, pooling = models.resolve(name), setting_names.pooling(pooling)
+    _refuse_other_kinds(name, decoders.saved_as(folder))
+    _check_pooling(pooling)
+    saved = decoders.modules(folder)
+    if saved and not decoders.only_transformer(folder):
         return _with_known_pooling(SentenceTransformer(str(folder), prompts=prompts), name, pooling)
     if pooling is None:
         raise ValueError(
@@ -42,11 +55,41 @@ def load(name: str | Path, pooling: str | None = None, *, prompts: dict[str, str
                 zh=f"{name} 没有写明怎样把词元向量合成一个向量；按模型卡给出 pooling='cls'（BERT、BGE）、'mean'（E5、GTE）或 'lasttoken'（解码器大模型）：选错不会报错，只会变差",
             )
         )
-    transformer = decoders.plain_text(folder)
+    if saved:  # with its own prompts and length
+        model = SentenceTransformer(str(folder), prompts=prompts)
+    else:
+        model = SentenceTransformer(modules=[decoders.plain_text(folder)], prompts=prompts)
     if pooling == "lasttoken":
-        decoders.append_eos(transformer.tokenizer)
-    layers = [transformer, modules.Pooling(transformer.get_embedding_dimension(), pooling)]
-    return SentenceTransformer(modules=layers, prompts=prompts)
+        decoders.append_eos(model.tokenizer)
+    return model.append(modules.Pooling(model[0].get_embedding_dimension(), pooling))
+
+
+def _refuse_other_kinds(name, kind: str | None) -> None:
+    if kind in (None, "SentenceTransformer"):
+        return
+    how = OTHER_KINDS.get(kind)
+    raise ValueError(
+        say(
+            en=f"{name} was saved as a {kind}, which does not give one vector a text; "
+            + (f"load it with {how}" if how else "name a model that does"),
+            zh=f"{name} 是作为 {kind} 保存的，它不会给每段文本一个向量；"
+            + (f"用 {how} 加载它" if how else "换一个会的模型"),
+        )
+    )
+
+
+def _check_pooling(pooling) -> None:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    for mode in [pooling] if isinstance(pooling, str) else pooling or ():
+        if mode not in Pooling.POOLING_MODES:
+            known = ", ".join(Pooling.POOLING_MODES)
+            raise ValueError(
+                say(
+                    en=f"pooling={mode!r} is not known; use one of {known}",
+                    zh=f"不认识 pooling={mode!r}；可用：{known}",
+                )
+            )
 
 
 def _with_known_pooling(model, name, pooling):
@@ -106,7 +149,8 @@ def train(model, data, config: Config | None = None, *, evaluator=None, weights=
     ======================================  =============================================================================
 
     The model's own prompts are put before queries and documents, as `encode` will do; where rows have a prompt_for_query, that
-    stands in place of the query prompt. Rows that share a text, or one of which holds another answer to the other's query,
+    stands in place of the query prompt. A teacher's texts are queries and documents in one column: they stand as they are, after
+    their prompt_for_query if they have one. Rows that share a text, or one of which holds another answer to the other's query,
     never meet in a batch with in-batch negatives. With ``config.mrl_dims`` prefixes of the vectors are trained too.
 
     Parameters
@@ -115,13 +159,13 @@ def train(model, data, config: Config | None = None, *, evaluator=None, weights=
     data : datasets.Dataset
     config : see `training.Config`; the defaults fit a thousand pairs on a CPU
     evaluator : a sentence-transformers evaluator
-    weights : of the distillation terms, see `losses.TeacherVectors`
+    weights : of the distillation terms, see `losses.TeacherVectors`; only for "teacher"
 
     Raises
     ------
     ValueError
         If the data have no rows or other columns than the loss needs, or could teach nothing, see `embedding_recipes.recipe`; or
-        if a setting is one that only other families read.
+        if a setting is one that only other families or losses read.
 
     Source: Henderson et al. 2017, section 4 (in-batch negatives); Karpukhin et al. 2020, section 3.2; lessons 01 and 01b.
     """
@@ -164,7 +208,7 @@ def average(models: list, weights: list[float] | None = None):
     """
     import torch
 
-    weights = weights or [1 / len(models)] * len(models)
+    weights = [1 / len(models) for _ in models] if weights is None else [float(weight) for weight in weights]
     states = [model.state_dict() for model in models]
     _check_average(states, weights)
     mean = copy.deepcopy(models[0])

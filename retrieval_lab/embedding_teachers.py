@@ -17,7 +17,7 @@ def write(path: str | Path, teacher, queries: list[str], docs: list[str], *, stu
 
     Parameters
     ----------
-    path : the JSON lines file; the vectors go to the same name with the suffix .memmap
+    path : the JSON lines file, in an existing or new folder; the vectors go to the same name with the suffix .memmap
     teacher : SentenceTransformer; its own prompts are used
     queries, docs : texts without prompts
     student : the model to be trained, whose prompts the lines then carry; None: the same prompts as the teacher's
@@ -25,12 +25,14 @@ def write(path: str | Path, teacher, queries: list[str], docs: list[str], *, stu
     Source: lesson 01b.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written shows before the encoding
     vectors = [embedding.encode(teacher, queries, "query"), embedding.encode(teacher, docs, "document")]
     before = {kind: prompt(student or teacher, kind) for kind in ("query", "document")}
     texts = [(before["query"], text) for text in queries] + [(before["document"], text) for text in docs]
     lines = ({"query": text, "prompt_for_query": start} for start, text in texts)
     path.write_text(jsonl(lines), encoding="utf-8")
-    teacher_embeddings.write(path.with_suffix(".memmap"), np.concatenate(vectors))
+    known = teacher_embeddings.texts_hash([*queries, *docs])
+    teacher_embeddings.write(path.with_suffix(".memmap"), np.concatenate(vectors), texts=known)
     return path
 
 
@@ -47,7 +49,7 @@ def concatenate(paths: list[str | Path], target: str | Path) -> Path:
     Raises
     ------
     ValueError
-        If there are no two files, or their numbers of rows differ.
+        If there are no two files, their numbers of rows differ, or their side-cars say that they are of other texts.
     DataError
         If a file is not what its side-car says.
 
@@ -69,5 +71,14 @@ def concatenate(paths: list[str | Path], target: str | Path) -> Path:
                 zh=f"各教师的行数是 {rows}；至少给两个文件，每个文件对同样的文本各有一行",
             )
         )
+    texts = {known for path in paths if (known := teacher_embeddings.hash_of(path))}
+    if len(texts) > 1:
+        raise ValueError(
+            say(
+                en=f"the vectors of {', '.join(map(str, paths))} belong to different texts, or to the same in another order; encode the same list of texts with each teacher",
+                zh=f"{'、'.join(map(str, paths))} 的向量属于不同的文本，或顺序不同；每个教师都要编码同一个文本列表",
+            )
+        )
     units = [each / np.linalg.norm(each, axis=1, keepdims=True).clip(1e-12) for each in vectors]
-    return teacher_embeddings.write(target, np.concatenate(units, axis=1) / np.float32(np.sqrt(len(units))))
+    joined = np.concatenate(units, axis=1) / np.float32(np.sqrt(len(units)))
+    return teacher_embeddings.write(target, joined, texts=next(iter(texts), None))

@@ -113,26 +113,27 @@ class TeacherVectors(torch.nn.Module):
     Parameters
     ----------
     model : SentenceTransformer
-    weights : of the three `distillation_terms`; missing ones are 0
+    weights : of the three `distillation_terms`; missing ones are 0. None: `DISTILLATION_WEIGHTS`
     mrl_dims : also train these prefixes, each normalised. A prefix has another width than the teacher, so it learns from the
         structure and triplet terms only.
 
     Raises
     ------
     ValueError
-        In training, if the cosine term is wanted and the teacher is wider or narrower than the model.
+        If a weight is of no term, and, in training, if the cosine term is wanted and the teacher is wider or narrower than the model.
 
     Source: Zhang et al. 2025 (Jasper and Stella), section 3 and, for the prefixes, stage 3; lesson 01b.
     """
 
     def __init__(self, model, weights: dict[str, float] | None = None, mrl_dims=()):
         super().__init__()
+        _check_names(weights or {})
         self.model, self.weights, self.mrl_dims = model, weights or DISTILLATION_WEIGHTS, tuple(mrl_dims)
 
     def forward(self, sentence_features, labels: Tensor) -> Tensor:  # labels: (n, teacher_dim)
         (features,) = sentence_features
         vectors = self.model(features)["sentence_embedding"]  # (n, dim)
-        check_width(labels.shape[1], vectors.shape[1], self.weights)
+        check_width(labels.shape[1], vectors.shape[1], self.weights, self.model)
         prefixes = {vectors.shape[1], *self.mrl_dims}
         return sum(self._weighted(vectors[:, :dim], labels) for dim in sorted(prefixes))
 
@@ -144,15 +145,35 @@ class TeacherVectors(torch.nn.Module):
         return {"weights": self.weights, "mrl_dims": self.mrl_dims}
 
 
-def check_width(teacher_dim: int, dim: int, weights: dict[str, float]) -> None:
-    """Refuse a teacher wider or narrower than the model where the cosine term would need equal widths."""
-    if weights.get("cosine") and teacher_dim != dim:
+def _check_names(weights: dict[str, float]) -> None:
+    if unknown := [name for name in weights if name not in DISTILLATION_WEIGHTS]:
         raise ValueError(
             say(
-                en=f"the teacher's vectors have {teacher_dim} dims, the model's {dim}; give the model a head: matryoshka.add_head(model, {teacher_dim}), or leave the cosine term out: weights={{'structure': 200, 'triplet': 20}}",
-                zh=f"教师的向量是 {teacher_dim} 维，模型的是 {dim} 维；给模型加一个输出头：matryoshka.add_head(model, {teacher_dim})，或去掉余弦项：weights={{'structure': 200, 'triplet': 20}}",
+                en=f"weights of {', '.join(map(repr, unknown))}: there is no such term; the terms are {', '.join(DISTILLATION_WEIGHTS)}",
+                zh=f"weights 里的 {'、'.join(map(repr, unknown))} 不是损失项；损失项有 {'、'.join(DISTILLATION_WEIGHTS)}",
             )
         )
+
+
+def head_call(model, dim: int) -> str:
+    """What would widen the model, for a message; "" for a model with such a layer, which `matryoshka.add_head` refuses."""
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    has_head = any(isinstance(module, Dense) for module in model.modules())
+    return "" if has_head else f"matryoshka.add_head(model, {dim})"
+
+
+def check_width(teacher_dim: int, dim: int, weights: dict[str, float], model) -> None:
+    """Refuse a teacher wider or narrower than the model where the cosine term would need equal widths."""
+    if not weights.get("cosine") or teacher_dim == dim:
+        return
+    head = head_call(model, teacher_dim)
+    raise ValueError(
+        say(
+            en=f"the teacher's vectors have {teacher_dim} dims, the model's {dim}; {head and f'give the model a head: {head}, or '}leave the cosine term out: weights={{'structure': 200, 'triplet': 20}}",
+            zh=f"教师的向量是 {teacher_dim} 维，模型的是 {dim} 维；{head and f'给模型加一个输出头：{head}，或'}去掉余弦项：weights={{'structure': 200, 'triplet': 20}}",
+        )
+    )
 
 
 class OwnNegatives(torch.nn.Module):

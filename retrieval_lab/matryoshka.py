@@ -46,7 +46,7 @@ def add_head(model, dim: int):
     head = modules.Dense(width, dim, activation_function=None, init_weight=torch.eye(dim, width))
     torch.nn.init.zeros_(head.linear.bias)
     normalises = isinstance(model[-1], modules.Normalize)
-    model.insert(len(model) - 1 if normalises else len(model), head.to(model.device))
+    model.insert(len(model) - 1 if normalises else len(model), head.to(model.device, model.dtype))
     return model
 
 
@@ -57,10 +57,23 @@ def quality(index: search.Dense, collection, dims: list[int], metric: str = "nDC
     ----------
     index : over the collection, of any model, whether trained for prefixes or not
     collection : the queries and judgements
-    dims : prefixes, each at most the model's dimension
+    dims : prefixes, each from 1 to the width of the index's vectors
+
+    Raises
+    ------
+    ValueError
+        If a prefix is none: a slice of other numbers would give a score of another width under its name.
 
     Source: Kusupati et al. 2022, section 4.2; lesson 01b.
     """
+    width = index.vectors.shape[1]
+    if wrong := [dim for dim in dims if not 1 <= dim <= width]:
+        raise ValueError(
+            say(
+                en=f"dims {wrong} are no prefixes of vectors of {width} dims; use 1 to {width}",
+                zh=f"{width} 维的向量没有 {wrong} 维的前缀；用 1 到 {width}",
+            )
+        )
     queries = embedding.encode(index.model, list(collection.queries.values()), "query")
     return {dim: _score(index.doc_ids, queries[:, :dim], index.vectors[:, :dim], collection, metric) for dim in dims}
 

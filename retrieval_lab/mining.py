@@ -24,6 +24,11 @@ class Filters:
 
     A candidate's cosine with the query, by the mining model, must be at most ``percent`` of the positive's and at most the
     positive's less ``margin``. What is left is shown to ``judge``, if there is one, and kept where its score is below ``judge_below``.
+
+    Raises
+    ------
+    ValueError
+        If ``percent`` is not above 0 and at most 2.
     """
 
     skip: int = 0  # best candidates of each search that are never taken, by neither search; answers are not counted
@@ -32,6 +37,15 @@ class Filters:
     margin: float | None = None  # in cosine
     judge: Callable[[list[tuple[str, str]]], list[float]] | None = None  # e.g. a CrossEncoder's predict
     judge_below: float = 0.1  # Qu et al. 2021 (RocketQA), section 4.1.3, for scores from 0 to 1
+
+    def __post_init__(self):
+        if self.percent is not None and not 0 < self.percent <= 2:
+            raise ValueError(
+                say(
+                    en=f"percent={self.percent} is a share of the positive's cosine, above 0 and at most 2: write 0.95, not 95; None switches it off",
+                    zh=f"percent={self.percent} 是相对正例余弦的比例，要大于 0、不超过 2：写 0.95，不写 95；None 表示不过滤",
+                )
+            )
 
     def limit(self, positive: float) -> float:
         """The largest cosine that a negative may have beside a positive's.
@@ -100,13 +114,17 @@ def known_answers(data, known: dict[str, set[str]] | None = None) -> dict[str, s
 
 
 def answers(collection: Collection) -> dict[str, set[str]]:
-    """Query -> every document that answers it, from the grade that counts as relevant (`Collection.relevant`) up."""
-    return {
-        collection.queries[query_id]: {
-            collection.corpus[d] for d, grade in judged.items() if grade >= collection.relevant
-        }
-        for query_id, judged in collection.qrels.items()
-    }
+    """Query -> every document that answers it, from the grade that counts as relevant (`Collection.relevant`) up.
+
+    Queries of the same text share their answers. A judged document that the corpus lacks has no text that could be mined, so it
+    is left out; so are the judgements of a query that the collection lacks.
+    """
+    found: dict[str, set[str]] = {}
+    for query_id, judged in collection.qrels.items():
+        if query_id in collection.queries:
+            relevant = [d for d, grade in judged.items() if grade >= collection.relevant and d in collection.corpus]
+            found.setdefault(collection.queries[query_id], set()).update(collection.corpus[d] for d in relevant)
+    return found
 
 
 def _check(data, n: int, filters: Filters) -> None:

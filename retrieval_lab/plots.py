@@ -90,27 +90,28 @@ def comparison(table, ax=None):
     ax.set_title(
         label(
             en=f"{means.idxmax()}: {gain:+.3f} over {means.index[0]}",
-            zh=f"{means.idxmax()} 比 {means.index[0]} 高 {gain:+.3f}",
+            zh=f"{means.idxmax()} 比 {means.index[0]} 高 {gain:.3f}",
         )
     )
     return ax
 
 
 def heatmap(values, rows: list[str], columns: list[str], title: str, ax=None, numbers: bool = True):
-    """A matrix as colours, from 0 to its largest value, with the numbers written in.
+    """A matrix of cosines as colours, with the numbers written in. One scale for all figures: 0 is white, 1 the darkest.
 
     Parameters
     ----------
-    values : (n_rows, n_columns)
+    values : (n_rows, n_columns); values beyond 0 and 1 stretch the scale
     """
     values = np.asarray(values)
     ax = ax or _axes(height=0.5 * len(rows) + 1.5)
-    ax.imshow(values, cmap="Blues", vmin=min(0.0, values.min()), aspect="auto")
+    top = max(1.0, values.max())
+    ax.imshow(values, cmap="Blues", vmin=min(0.0, values.min()), vmax=top, aspect="auto")
     ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     ax.set_yticks(range(len(rows)), rows)
     ax.spines[:].set_visible(False)
     for (i, j), value in np.ndenumerate(values if numbers else np.empty((0, 0))):
-        shade = "white" if value > 0.65 * values.max() else "black"
+        shade = "white" if value > 0.65 * top else "black"
         ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=shade, fontsize=8)
     ax.set_title(title)
     return ax
@@ -147,7 +148,7 @@ def alignment(found, title: str, ax=None, columns: int = 30):
 
 
 def map_2d(points, groups: list[str], is_query: list[bool], title: str, ax=None):
-    """Texts as dots on a plane, one colour a group; queries are crosses.
+    """Texts as dots on a plane, one colour a group, its name amid the dots; queries are crosses.
 
     Parameters
     ----------
@@ -172,7 +173,8 @@ def map_2d(points, groups: list[str], is_query: list[bool], title: str, ax=None)
         for marker, kind in (("o", ~is_query), ("x", is_query)):
             chosen = (groups == group) & kind
             ax.scatter(*points[chosen].T, marker=marker, s=22, color=colour, alpha=0.8)
-        ax.annotate(group, points[groups == group].mean(axis=0), color=colour, fontsize=9, weight="bold", ha="center")
+        named = (groups == group) & (~is_query if (~is_query & (groups == group)).any() else True)
+        ax.annotate(group, points[named].mean(axis=0), color=colour, fontsize=9, weight="bold", ha="center")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_title(title)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from retrieval_lab import batching, decoders, models
+from retrieval_lab.profiles import say
 from retrieval_lab.reranker_data import checked_pairs
 
 
@@ -38,7 +39,7 @@ def score(
     Raises
     ------
     ValueError
-        If a pair is not two strings.
+        If a pair is not two strings, or prefix and query together have no token that could be scored.
 
     Source: Sachan et al. 2022 (UPR), section 2; Zhang et al. 2023 (LLM-Embedder), section 3.1; lesson 01b.
 
@@ -47,6 +48,7 @@ def score(
     True
     """
     rows = [_tokens(tokenizer, prefix + query, document, max_length) for query, document in checked_pairs(pairs)]
+    _refuse_nothing(rows)
     lengths, scores = [len(ids) for ids, _ in rows], np.zeros(len(rows), np.float32)
     for batch in batching.token_budget(lengths, budget=512):  # logits are as wide as the vocabulary
         scores[batch] = _means(model, [rows[i] for i in batch])
@@ -59,6 +61,16 @@ def _tokens(tokenizer, question: str, document: str, max_length: int) -> tuple[l
     passage = passage[:-1] if passage[-1:] == [tokenizer.eos_token_id] else passage  # the text goes on
     passage = passage or [tokenizer.eos_token_id]
     return passage + tokenizer(question, add_special_tokens=False)["input_ids"], len(passage)
+
+
+def _refuse_nothing(rows: list[tuple[list[int], int]]) -> None:
+    if empty := [place for place, (ids, start) in enumerate(rows) if len(ids) == start]:
+        raise ValueError(
+            say(
+                en=f"pair {empty[0]}: prefix and query together have no token to score; give a query or a prefix",
+                zh=f"第 {empty[0]} 对：prefix 和查询合起来没有可打分的词元；给出查询或 prefix",
+            )
+        )
 
 
 def _means(model, rows: list[tuple[list[int], int]]) -> list[float]:

@@ -57,8 +57,7 @@ def top_k(queries: np.ndarray, docs: np.ndarray, k: int) -> tuple[np.ndarray, np
                 zh=f"查询是 {queries.shape[1]} 维，文档是 {docs.shape[1]} 维；两边要用同一个模型编码",
             )
         )
-    if k < 1:
-        raise ValueError(say(en=f"k={k}; use 1 or more", zh=f"k={k}；至少为 1"))
+    index_card.check_k(k)
     cosines = _unit(queries, "query") @ _unit(docs, "document").T  # (n_queries, n_docs)
     indices = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     return indices, np.take_along_axis(cosines, indices, axis=1)
@@ -86,6 +85,11 @@ class Dense:
     model : SentenceTransformer
     collection : encoded when the object is made
     vectors : (n_docs, dim), if they are there already
+
+    Raises
+    ------
+    ValueError
+        If ``vectors`` are not one a document.
     """
 
     def __init__(self, model, collection: Collection, name: str = "dense", vectors: np.ndarray | None = None):
@@ -93,6 +97,7 @@ class Dense:
         self.doc_ids = list(collection.corpus)
         self._texts_hash = index_card.texts_hash(collection.corpus)
         self.vectors = embedding.encode(model, list(collection.corpus.values())) if vectors is None else vectors
+        index_card.check_size(len(self.vectors), collection, say(en="vectors holds", zh="vectors 里有"))
 
     def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
         """The k nearest documents of each query, as a run of cosines."""
@@ -104,7 +109,8 @@ class Dense:
 
     def save(self, folder: str | Path) -> None:
         """Write ``vectors.npy`` and ``index.json``, which says by which model and from which texts they were made."""
-        np.save(index_card.write(folder, self.name, self.model, self._texts_hash) / "vectors.npy", self.vectors)
+        folder = index_card.write(folder, self.name, self.model, self._texts_hash, file="vectors.npy")
+        np.save(folder / "vectors.npy", self.vectors)
 
     @classmethod
     def load(cls, folder: str | Path, model, collection: Collection) -> "Dense":
@@ -113,9 +119,9 @@ class Dense:
         Raises
         ------
         ValueError
-            If it was made by another model (or other prompts or length), or from other texts.
+            If it is an index of another kind, or was made by another model (or other prompts or length), or from other texts.
         """
-        card = index_card.read(folder, model, collection)
+        card = index_card.read(folder, model, collection, "vectors.npy")
         return cls(model, collection, card["name"], np.load(Path(folder) / "vectors.npy"))
 
 
@@ -128,6 +134,7 @@ class Fused:
 
     def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
         """The k best documents of each query after fusion, best first."""
+        index_card.check_k(k)
         fused = reciprocal_rank_fusion([system.search(queries, max(k, self.depth)) for system in self.systems])
         return {q: dict(sorted(docs.items(), key=lambda item: -item[1])[:k]) for q, docs in fused.items()}
 
@@ -165,6 +172,7 @@ class Reranked:
 
     def search(self, queries: dict[str, str], k: int) -> dict[str, dict[str, float]]:
         """The k best documents of each query, best first."""
+        index_card.check_k(k)
         found = self.first.search(queries, max(k, self.depth))
         again = self.scores(queries, found)
         runs = {q: interpolate(docs, again[q], self.weight, self.temperature) for q, docs in found.items()}

@@ -174,12 +174,12 @@ def loggers(value) -> list[str]:
 def pooling(value):
     """A pooling method in the words of sentence-transformers.
 
-    >>> pooling("last"), pooling("avg"), pooling("cls")
-    ('lasttoken', 'mean', 'cls')
+    >>> pooling("last"), pooling("avg"), pooling("weighted"), pooling("cls")
+    ('lasttoken', 'mean', 'weightedmean', 'cls')
     """
-    return {"last": "lasttoken", "last_token": "lasttoken", "avg": "mean", "average": "mean", "": None}.get(
-        value, value
-    )
+    names = {"last": "lasttoken", "last_token": "lasttoken", "avg": "mean", "average": "mean"}
+    names |= {"weighted": "weightedmean", "weighted_mean": "weightedmean", "": None}
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def prompt(value):

@@ -4,12 +4,13 @@ Taught in lesson 01b; `formats.read(..., kind="teacher", embeddings=...)` reads 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import BaseModel, Field, StrictStr, ValidationError
 
-from retrieval_lab.data_report import DataError, Problem, Report, problem, sentence, speaking
+from retrieval_lab.data_report import DataError, Problem, Report, language, problem, sentence, speaking
 
 _DType = Literal["float16", "float32", "float64"]
 _DTYPES = ", ".join(get_args(_DType))
@@ -20,6 +21,7 @@ class _Sidecar(BaseModel):
     dim: int = Field(strict=True, ge=1)
     dtype: _DType
     sha256: StrictStr
+    texts: StrictStr | None = None  # `texts_hash` of what was encoded; other projects' files have none
 
     @property
     def width(self) -> int:
@@ -36,13 +38,28 @@ def sidecar(path: str | Path) -> Path:
     return Path(f"{path}.json")
 
 
-def write(path: str | Path, vectors) -> Path:
+def texts_hash(texts: Iterable[str]) -> str:
+    """What tells these texts in this order from all others, short enough for a side-car.
+
+    >>> texts_hash(["a", "b"]) == texts_hash(["b", "a"])
+    False
+    """
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
+
+
+def hash_of(path: str | Path) -> str | None:
+    """The `texts_hash` that the side-car of a file of vectors has; None where it has none."""
+    return _described(Path(path)).texts
+
+
+def write(path: str | Path, vectors, *, texts: str | None = None) -> Path:
     """Store vectors as raw rows with their side-car.
 
     Parameters
     ----------
-    path : the file to write; ``path + ".json"`` is written too
+    path : the file to write, in an existing or new folder; ``path + ".json"`` is written too
     vectors : (n_rows, dim) array of float16, float32 or float64
+    texts : `texts_hash` of what was encoded, so that the rows are never read beside other texts; None: unknown
 
     Raises
     ------
@@ -64,12 +81,13 @@ def write(path: str | Path, vectors) -> Path:
     if vectors.ndim != 2 or not vectors.size or vectors.dtype.name not in get_args(_DType):
         raise ValueError(sentence("vectors_shape", dtype=vectors.dtype, shape=vectors.shape, choices=_DTYPES))
     _refuse(path, _not_finite(vectors))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     np.ascontiguousarray(vectors, dtype=f"<f{vectors.itemsize}").tofile(path)
-    describe(path, vectors.shape[1], vectors.dtype.name)
+    describe(path, vectors.shape[1], vectors.dtype.name, texts=texts)
     return Path(path)
 
 
-def describe(path: str | Path, dim: int, dtype: str = "float32") -> dict:
+def describe(path: str | Path, dim: int, dtype: str = "float32", *, texts: str | None = None) -> dict:
     """Write the side-car of a file of vectors that has none, and return its content.
 
     Parameters
@@ -77,6 +95,7 @@ def describe(path: str | Path, dim: int, dtype: str = "float32") -> dict:
     path : raw rows of ``dim`` numbers each
     dim : numbers a row, >= 1
     dtype : "float16", "float32" or "float64"
+    texts : see `write`
 
     Raises
     ------
@@ -87,17 +106,23 @@ def describe(path: str | Path, dim: int, dtype: str = "float32") -> dict:
     """
     if dtype not in get_args(_DType) or dim < 1:
         raise ValueError(sentence("dim_dtype", dim=dim, dtype=repr(dtype), choices=_DTYPES))
-    about = _Sidecar(rows=1, dim=dim, dtype=dtype, sha256=_sha256(path))
+    about = _Sidecar(rows=1, dim=dim, dtype=dtype, sha256=_sha256(path), texts=texts)
     size = Path(path).stat().st_size
     if size % about.width or not size:
         raise ValueError(sentence("whole_rows", path=path, size=size, width=about.width, dim=dim, dtype=dtype))
     about.rows = size // about.width
-    sidecar(path).write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return about.model_dump()
+    sidecar(path).write_text(about.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
+    return about.model_dump(exclude_none=True)
 
 
 def open_vectors(
-    path: str | Path, *, rows: int | None = None, dim: int | None = None, dtype: str | None = None, lang=None
+    path: str | Path,
+    *,
+    rows: int | None = None,
+    dim: int | None = None,
+    dtype: str | None = None,
+    texts=None,
+    lang=None,
 ):
     """The vectors as a read-only ``np.memmap``, after everything that can be checked was checked.
 
@@ -105,6 +130,7 @@ def open_vectors(
     ----------
     path : file of vectors with its side-car beside it
     rows, dim, dtype : what the caller needs; None takes what the side-car says
+    texts : the texts that the rows are to belong to, in order; checked where the side-car has their hash
     lang : "en", "zh" or None for the reader's language
 
     Returns
@@ -115,7 +141,7 @@ def open_vectors(
     ------
     DataError
         If the file or its side-car is missing or broken, its size or sha256 is not what the side-car says, rows, dim or dtype are
-        not what was asked for, or a vector is not finite. The message gives both numbers.
+        not what was asked for, the vectors were made of other texts, or a vector is not finite. The message gives both numbers.
 
     Source: lesson 01b.
     """
@@ -124,6 +150,7 @@ def open_vectors(
     with speaking(lang):
         about = _described(Path(path))
         _refuse(path, _mismatches(Path(path), about, {"rows": rows, "dim": dim, "dtype": dtype}))
+        _refuse(path, _other_texts(about, texts))
         vectors = np.memmap(path, dtype=f"<f{about.width // about.dim}", mode="r", shape=(about.rows, about.dim))
         _refuse(path, _not_finite(vectors))
     return vectors
@@ -167,6 +194,19 @@ def _mismatches(path: Path, about: _Sidecar, wanted: dict) -> list[Problem]:
     if digest != about.sha256:
         found.append(problem("teacher_hash", found=digest[:12], expected=about.sha256[:12]))
     return found
+
+
+def _other_texts(about: _Sidecar, texts) -> list[Problem]:
+    if texts is None or about.texts is None or texts_hash(texts) == about.texts:
+        return []
+    cause, remedy = {
+        "en": (
+            "the vectors were made of other texts, or of these in another order",
+            "restore the lines, or encode anew",
+        ),
+        "zh": ("向量不是由这些文本按这个顺序编码的", "恢复原来的各行，或重新编码"),
+    }[language()]
+    return [Problem(None, "", cause, remedy, "teacher_texts")]
 
 
 def _sha256(path: str | Path) -> str:

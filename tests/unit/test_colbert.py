@@ -13,7 +13,7 @@ from sentence_transformers.util.similarity import maxsim as library_maxsim
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from retrieval_lab import batching, colbert, colbert_models, corpora, search, tiny
+from retrieval_lab import batching, colbert, colbert_models, corpora, search, sparse, tiny
 from retrieval_lab.training import Config
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
@@ -514,6 +514,82 @@ def test_gradcache_is_refused_for_a_teachers_scores(config, model, lang, kind):
 def test_rows_without_positives_are_refused(config, model):
     with pytest.raises(ValueError, match="training needs rows with columns query, positive"):
         colbert.train(model, Dataset.from_dict({"query": ["a"], "text": ["b"]}), config())
+
+
+def lists(**more) -> Dataset:
+    columns = {
+        "query": ["a", "b"],
+        "document_1": ["x", "y"],
+        "document_2": ["z", "w"],
+        "label": [[1.0, 0.0], [2.0, 0.0]],
+    }
+    return Dataset.from_dict(columns | more)
+
+
+@pytest.mark.parametrize("kind", ["distill", "margin_mse"])
+def test_column_that_is_no_document_is_refused_by_name(config, model, lang, kind):
+    """It would be scored as one more document."""
+    words = {"en": "does not read the columns source; its columns are query, document_1", "zh": "不读这些列：source；"}
+    with pytest.raises(ValueError, match=words[lang]):
+        colbert.train(model, lists(source=["s1", "s2"]), config(loss_type=kind))
+
+
+@pytest.mark.parametrize("label", [[[1.0, 0.0], [2.0]], [[1.0, 0.0], [2.0, 1.0, 0.0]]])
+def test_label_with_another_number_of_scores_is_refused(config, model, lang, label):
+    words = {
+        "en": "row 1: label is .*; give a list of 2 scores, one for each of document_1, document_2",
+        "zh": "第 1 行：label 是 .*；要给 2 个得分的列表",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        colbert.train(model, lists(label=label), config(loss_type="distill"))
+
+
+def test_lists_are_taken_in_any_order_of_columns(config):
+    other = lists().select_columns(["label", "document_1", "query", "document_2"])
+    found = []
+    for data in (lists(), other):
+        settings = config(loss_type="distill", max_steps=2, save_strategy="no")
+        found += colbert.encode(colbert.train(colbert.from_encoder(tiny.encoder()), data, settings), ["tram"])
+    torch.testing.assert_close(*found)
+
+
+def test_rows_of_one_query_keep_its_prompt():
+    columns = {"query": ["a", "a"], "document": ["x", "y"], "score": [1.0, 2.0], "group": [0, 0]}
+    found = colbert.one_row_a_query(Dataset.from_dict(columns | {"prompt_for_query": ["find: "] * 2}))
+    assert found[0]["prompt_for_query"] == "find: " and found[0]["document_1"] == "y"
+    assert colbert.one_row_a_query(found).to_list() == found.to_list()
+
+
+@pytest.mark.parametrize("architecture, positions", [("bert", 130), ("xlm-roberta", 129)])
+def test_query_expansion_beyond_the_positions_is_refused(lang, architecture, positions):
+    encoder = tiny.encoder(architecture)
+    words = {
+        "en": f"query_expansion={positions + 1}; the encoder has {positions} positions, use 1 to {positions}",
+        "zh": f"query_expansion={positions + 1}；编码器有 {positions} 个位置",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        colbert.from_encoder(encoder, query_expansion=positions + 1)
+    (vectors,) = colbert.encode(colbert.from_encoder(encoder, query_expansion=positions), ["tram"], "query")
+    assert len(vectors) == positions
+
+
+@pytest.mark.parametrize("length", [-5, 1.5])
+def test_query_expansion_that_is_no_number_of_tokens_is_refused(length):
+    with pytest.raises(ValueError, match=f"query_expansion={length}; the encoder has 130 positions"):
+        colbert.from_encoder(tiny.encoder(), query_expansion=length)
+
+
+def test_query_expansion_of_zero_fills_nothing():
+    assert colbert.from_encoder(tiny.encoder(), query_expansion=0)[0].query_expansion is None
+
+
+@pytest.mark.parametrize("kind", ["CrossEncoder", "SparseEncoder"])
+def test_folder_of_a_model_that_is_no_encoder_is_refused(tmp_path, lang, kind):
+    model = tiny.cross_encoder() if kind == "CrossEncoder" else sparse.load(tiny.m3_folder(tmp_path / "m3"))
+    model.save_pretrained(str(tmp_path / "saved"))
+    words = {"en": f"was saved from a {kind}, trained to", "zh": f"是由 {kind} 保存的"}
+    with pytest.raises(ValueError, match=words[lang]):
+        colbert.load(tmp_path / "saved")
 
 
 def test_no_warning_when_nothing_is_new():

@@ -66,7 +66,7 @@ def test_wrong_answer_is_called_wrong(case, lang, capsys):
 @pytest.mark.parametrize("found", [None, ..., [None, 1.0]])
 def test_unfilled_answer_is_told_what_to_do(found, lang, capsys):
     course.check("mean", lambda: found, 1)
-    assert {"en": "not filled in yet: replace the ...", "zh": "还没有填：把 ... 换成你的代码"}[
+    assert {"en": "not yet. Replace the ... by your code.", "zh": "还不对。把 ... 换成你的代码。"}[
         lang
     ] in capsys.readouterr().out
 

@@ -175,3 +175,15 @@ def test_decoder_is_told_from_an_encoder_however_it_was_saved(tmp_path):
     found = {name: decoders.is_decoder(tmp_path / name) for name in ("causal", "encoder", *saved)}
     expected = {"causal": True, "encoder": False, "answers": True, "head": True, "retriever": False, "reranker": False}
     assert found == expected
+
+
+def test_model_without_a_pooling_is_told_from_one_that_needs_none(tmp_path):
+    saved = {"whole": tiny.encoder(), "lone": SentenceTransformer(modules=[tiny.encoder()[0]])}
+    for name, model in saved.items():
+        model.save_pretrained(str(tmp_path / name))
+    tiny.folder("bert", tmp_path / "plain")
+    found = {name: decoders.only_transformer(tmp_path / name) for name in ("whole", "lone", "plain")}
+    assert found == {"whole": False, "lone": True, "plain": False}
+    file = tmp_path / "lone" / "sentence_bert_config.json"
+    file.write_text('{"module_output_name": "sentence_embedding"}', encoding="utf-8")
+    assert not decoders.only_transformer(tmp_path / "lone")

@@ -10,7 +10,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from transformers import AutoModel, AutoTokenizer
 
-from retrieval_lab import batching, embedding, tiny
+from retrieval_lab import batching, colbert, embedding, sparse, tiny
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
 LONG = "the tram runs every ten minutes. " * 61  # over 2,000 characters
@@ -133,6 +133,51 @@ def test_the_same_pooling_may_be_repeated(model, tmp_path):
     model.save_pretrained(str(tmp_path))
     for loaded in (embedding.load(tmp_path), embedding.load(tmp_path, pooling="mean")):
         np.testing.assert_allclose(loaded.encode("tram"), model.encode("tram"), atol=1e-6)
+
+
+OTHERS = {
+    "CrossEncoder": (tiny.cross_encoder, "reranker.load"),
+    "MultiVectorEncoder": (lambda: colbert.from_encoder(tiny.encoder()), "colbert.load"),
+}
+
+
+@pytest.mark.parametrize("pooling", [None, "cls"])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_model_of_another_kind_is_refused_and_never_pooled_in_silence(tmp_path, lang, kind, pooling):
+    make, how = OTHERS[kind]
+    make().save_pretrained(str(tmp_path))
+    words = {"en": f"was saved as a {kind}, .* load it with {how}", "zh": f"是作为 {kind} 保存的.*用 {how} 加载它"}
+    with pytest.raises(ValueError, match=words[lang]):
+        embedding.load(tmp_path, pooling)
+
+
+def test_sparse_model_is_refused_with_what_loads_it(tmp_path):
+    sparse.load(tiny.m3_folder(tmp_path / "m3")).save_pretrained(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match="was saved as a SparseEncoder, .* load it with sparse.load"):
+        embedding.load(tmp_path / "saved")
+
+
+def test_saved_transformer_without_pooling_is_asked_for_one_and_keeps_its_prompts_and_length(tmp_path, lang):
+    whole = tiny.encoder(prompts=PROMPTS)
+    SentenceTransformer(modules=[whole[0]], prompts=PROMPTS).save_pretrained(str(tmp_path))
+    with pytest.raises(
+        ValueError, match={"en": "does not say how its token vectors", "zh": "没有写明怎样把词元向量"}[lang]
+    ):
+        embedding.load(tmp_path)
+    loaded = embedding.load(tmp_path, "mean")
+    np.testing.assert_allclose(embedding.encode(loaded, TEXTS), embedding.encode(whole, TEXTS), atol=1e-5)
+    assert loaded.prompts == PROMPTS and loaded.max_seq_length == whole.max_seq_length
+
+
+@pytest.mark.parametrize("alias, pooling", [("last", "lasttoken"), ("weighted", "weightedmean"), ("avg", "mean")])
+def test_pooling_goes_by_the_names_that_a_configuration_knows(tmp_path, alias, pooling):
+    assert embedding.load(tiny.folder("bert", tmp_path), alias)[1].pooling_mode == pooling
+
+
+def test_unknown_pooling_is_refused_with_the_known_ones(tmp_path, lang):
+    words = {"en": "pooling='first' is not known; use one of cls", "zh": "不认识 pooling='first'；可用：cls"}
+    with pytest.raises(ValueError, match=words[lang]):
+        embedding.load(tiny.folder("bert", tmp_path), "first")
 
 
 def rows(n: int = 24, negatives: bool = False, seed: int = 0) -> Dataset:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from sentence_transformers.sentence_transformer.modules import Dense
 
 from retrieval_lab import batching, embedding, embedding_recipes, formats, losses, tiny, training
 from retrieval_lab.embedding_recipes import GroupBatchSampler, recipe
@@ -84,6 +85,23 @@ def test_scored_pairs_without_groups_are_grouped_by_query(config):
     assert [group for _, group in labels] == [0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("names", [[2**24] * 2 + [2**24 + 1] * 3, [7, 7, -1, -1, -1], ["x"] * 2 + ["y"] * 3])
+@pytest.mark.parametrize("form", [None, "numpy", "torch"])
+def test_groups_of_any_name_stay_apart_in_the_labels_float32(config, names, form):
+    data = SCORED.remove_columns("group").add_column("group", names).with_format(form)
+    labels = torch.tensor(recipe(tiny.encoder(), data, config()).rows["label"][:], dtype=torch.float32)
+    assert labels[:, 1].tolist() == [0, 0, 1, 1, 1]
+    embedding.train(tiny.encoder(), data, config(max_steps=1))
+
+
+@pytest.mark.parametrize("data", [TRIPLETS, TEACHER])
+def test_format_of_tensors_changes_nothing(config, data):
+    vectors = [
+        embedding.train(tiny.encoder(), d, config(max_steps=2)).encode("a") for d in (data, data.with_format("torch"))
+    ]
+    np.testing.assert_array_equal(*vectors)
+
+
 def test_prompt_of_a_row_takes_the_place_of_the_models_query_prompt(config):
     data = TRIPLETS.add_column("prompt_for_query", ["find: ", "", "find: "])
     model = tiny.encoder(prompts={"query": "query: ", "document": "passage: "})
@@ -95,7 +113,15 @@ def test_prompt_of_a_row_takes_the_place_of_the_models_query_prompt(config):
 def test_models_prompts_are_used_where_rows_have_none(config):
     model = tiny.encoder(prompts={"query": "query: ", "document": "passage: "})
     assert recipe(model, SCORED, config()).prompts == {"query": "query: ", "document": "passage: "}
-    assert recipe(model, TEACHER, config()).prompts == {"query": "query: "}
+    assert recipe(model, PAIRS, config()).prompts == {"query": "query: ", "positive": "passage: "}
+
+
+def test_texts_of_a_teacher_stand_as_they_are_because_some_are_documents(config, monkeypatch):
+    model, seen = tiny.encoder(prompts={"query": "query: ", "document": "passage: "}), []
+    assert recipe(model, TEACHER, config()).prompts is None
+    model[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]["input_ids"].shape[1]))
+    embedding.train(model, TEACHER, config(max_steps=1))
+    assert max(seen) == 3  # [CLS] a [SEP]
 
 
 def test_another_answer_to_a_query_is_never_its_negative():
@@ -124,6 +150,31 @@ def test_negatives_drawn_anew_each_epoch_reach_the_loss_as_columns(config, tmp_p
     data = formats.read(file, "triplet", neg_nums=1, redraw=True)
     embedding.train(tiny.encoder(), data, config(num_train_epochs=2, max_steps=-1))
     assert len(seen) == 12  # both negatives of each of the six queries, one an epoch
+
+
+def redrawn(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(f'{{"query": "{c}", "pos": ["{c}{c}"], "neg": ["x{c}", "y{c}"]}}' for c in "abcdef"))
+    return formats.read(file, "triplet", neg_nums=1, redraw=True)
+
+
+def test_further_column_of_redrawn_rows_is_refused_and_no_negative(config, tmp_path, lang):
+    data = redrawn(tmp_path).add_column("source", ["somewhere"] * 6)
+    words = {"en": r"does not read the columns source;.*remove_columns\(\['source'\]\)", "zh": "不读这些列：source；"}
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), data, config())
+    parts = recipe(tiny.encoder(), data.remove_columns(["source"]), config())
+    assert list(parts.rows[0]) == ["query", "positive", "negative_1"]
+    formats.set_epoch(parts.rows, 1)  # still drawn anew
+    assert parts.rows[:]["negative_1"] != redrawn(tmp_path)[:]["negative_1"]
+
+
+def test_transform_of_the_users_own_is_refused_with_a_remedy(config, lang):
+    data = PAIRS.with_transform(lambda rows: {name: [text.upper() for text in rows[name]] for name in rows})
+    words = {"en": r"transform of your own.*Dataset.from_dict\(data\[:\]\)", "zh": "自定义的 transform"}
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), data, config())
+    assert recipe(tiny.encoder(), Dataset.from_dict(data[:]), config()).rows["query"][:] == ["A", "B", "C"]
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 5, 100])
@@ -183,6 +234,38 @@ def test_gradcache_is_refused_without_in_batch_negatives(config, lang, data, set
         recipe(tiny.encoder(), data, config(mini_batch_size=2, **settings))
 
 
+UNREAD = [
+    (PAIRS, {"teacher_temperature": 0.5}, "in_batch"),
+    (SCORED, {"use_inbatch_neg": False}, "kl"),
+    (SCORED, {"loss_type": "cosent", "use_inbatch_neg": False}, "cosent"),
+    (SCORED, {"loss_type": "cosent", "teacher_temperature": 0.5}, "cosent"),
+    (TEACHER, {"use_inbatch_neg": False}, "teacher"),
+]
+
+
+@pytest.mark.parametrize("data, settings, loss", UNREAD)
+def test_setting_that_the_loss_does_not_read_is_refused(config, lang, data, settings, loss):
+    name, value = list(settings.items())[-1]
+    words = {
+        "en": f"{name}={value} would do nothing: the loss {loss} does not read it",
+        "zh": f"{name}={value} 不会起作用",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(tiny.encoder(), data, config(**settings))
+
+
+def test_temperatures_for_other_losses_of_a_run_are_let_through_for_a_teachers_vectors(config):
+    """Lesson 01b and configs/embedding_distill.yaml set them once for several losses."""
+    assert recipe(tiny.encoder(), TEACHER, config(temperature=0.02, teacher_temperature=0.08))
+
+
+@pytest.mark.parametrize("data", [PAIRS, SCORED])
+def test_distillation_weights_for_another_loss_are_refused(config, lang, data):
+    words = {"en": "weights={'cosine': 1} would do nothing", "zh": "weights={'cosine': 1} 不会起作用"}
+    with pytest.raises(ValueError, match=words[lang]):
+        embedding.train(tiny.encoder(), data, config(), weights={"cosine": 1})
+
+
 def test_data_without_the_losss_columns_is_refused(config, lang):
     words = {
         "en": "loss_type 'kl' needs rows with columns query, document, score; got 3 rows",
@@ -224,6 +307,17 @@ def test_teacher_of_another_width_is_refused_before_training(config, lang):
     assert recipe(tiny.encoder(), data, config(), weights={"structure": 1.0}).loss.weights == {"structure": 1.0}
 
 
+def test_model_with_a_head_is_not_sent_to_add_another(config, lang):
+    data, model = Dataset.from_dict({"query": ["a"], "label": [[0.0] * 47 + [1.0]]}), tiny.encoder()
+    model.insert(2, Dense(32, 8))
+    words = {"en": "the model's 8; leave the cosine term out", "zh": "模型的是 8 维；去掉余弦项"}
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(model, data, config())
+    words = {"en": "8 dims; leave the larger ones out$", "zh": "8 维；去掉更大的$"}
+    with pytest.raises(ValueError, match=words[lang]):
+        recipe(model, PAIRS, config(mrl_dims=[16]))
+
+
 def test_average_is_the_weighted_mean_and_leaves_the_models_alone():
     one, two = tiny.encoder(seed=0), tiny.encoder(seed=1)
     kept = one.encode("tram")
@@ -242,6 +336,18 @@ def test_card_of_an_average_names_its_parents_and_not_only_the_first(config, tmp
     first, second = json.loads((tmp_path / "mixed" / "lab_card.json").read_text(encoding="utf-8"))["average_of"]
     assert first == {"weight": 0.25} | trained.lab_card and set(second) == {"weight", "model"}
     assert set(trained.lab_card) > {"loss", "data_hash"}  # the parent keeps its own
+
+
+def test_weights_of_an_average_may_be_an_array(tmp_path):
+    models = [tiny.encoder(), tiny.encoder(seed=1)]
+    mixed = embedding.average(models, np.array([0.25, 0.75]))
+    np.testing.assert_array_equal(mixed.encode("tram"), embedding.average(models, [0.25, 0.75]).encode("tram"))
+    assert json.dumps(mixed.lab_card)
+
+
+def test_no_models_are_no_average(lang):
+    with pytest.raises(ValueError, match={"en": "0 models with weights", "zh": "0 个模型"}[lang]):
+        embedding.average([])
 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.6], [1.0], [0.2, 0.3, 0.5]])

@@ -67,3 +67,54 @@ def test_file_of_another_shape_or_type_is_refused_with_both_numbers(tmp_path, wr
     with pytest.raises(DataError) as refused:
         teacher_embeddings.open_vectors(path, **wrong)
     assert all(number in str(refused.value) for number in numbers)
+
+
+def test_folder_of_the_file_is_made(tmp_path):
+    file = embedding_teachers.write(tmp_path / "new" / "folder" / "t.jsonl", tiny.encoder(), ["tram"], ["a ferry"])
+    assert len(formats.read(file, "teacher")) == 2
+
+
+def reordered(file):
+    file.write_text("\n".join(reversed(file.read_text().splitlines())) + "\n")
+    return file
+
+
+def test_lines_in_another_order_than_their_vectors_are_refused(tmp_path, lang):
+    file = reordered(embedding_teachers.write(tmp_path / "t.jsonl", tiny.encoder(), ["tram", "pool"], ["a ferry"]))
+    words = {"en": "made of other texts, or of these in another order", "zh": "向量不是由这些文本按这个顺序编码的"}
+    with pytest.raises(DataError, match=words[lang]):
+        formats.read(file, "teacher")
+
+
+def test_vectors_whose_texts_are_unknown_are_read_as_before(tmp_path):
+    file = embedding_teachers.write(tmp_path / "t.jsonl", tiny.encoder(), ["tram", "pool"], ["a ferry"])
+    vectors = file.with_suffix(".memmap")
+    assert "texts" not in teacher_embeddings.describe(vectors, 32)  # as other projects write it
+    assert formats.read(reordered(file), "teacher")["query"][:] == ["a ferry", "pool", "tram"]
+
+
+def test_prompts_are_no_part_of_what_the_vectors_belong_to(tmp_path):
+    """Two teachers may be asked with prompts of their own; what is joined is the same text."""
+    for number, prompts in enumerate([None, PROMPTS]):
+        embedding_teachers.write(tmp_path / f"{number}.jsonl", tiny.encoder(prompts=prompts), ["tram"], ["a ferry"])
+    files = [tmp_path / f"{number}.memmap" for number in range(2)]
+    both = embedding_teachers.concatenate(files, tmp_path / "both.memmap")
+    assert teacher_embeddings.hash_of(both) == teacher_embeddings.hash_of(files[0])
+    rows = formats.read(tmp_path / "1.jsonl", "teacher", embeddings=both)
+    assert np.shape(rows["label"][:]) == (2, 64)
+
+
+def test_teachers_of_texts_in_another_order_are_not_joined(tmp_path, lang):
+    for name, texts in (("one", ["tram", "pool"]), ("two", ["pool", "tram"])):
+        embedding_teachers.write(tmp_path / f"{name}.jsonl", tiny.encoder(), texts, ["a ferry"])
+    words = {"en": "belong to different texts, or to the same in another order", "zh": "属于不同的文本，或顺序不同"}
+    with pytest.raises(ValueError, match=words[lang]):
+        embedding_teachers.concatenate([tmp_path / "one.memmap", tmp_path / "two.memmap"], tmp_path / "both.memmap")
+
+
+def test_file_with_a_line_left_out_is_still_read_where_that_was_asked_for(tmp_path):
+    file = embedding_teachers.write(tmp_path / "t.jsonl", tiny.encoder(), ["tram", "pool"], ["a ferry"])
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], '{"query": ""}', lines[2]]))
+    with pytest.warns(formats.DataWarning):
+        assert formats.read(file, "teacher", skip_bad=True)["query"][:] == ["tram", "a ferry"]

@@ -238,5 +238,60 @@ def test_index_of_other_texts_is_refused(model, faq, tmp_path, lang):
         LateInteraction.load(tmp_path, model, replace(faq, corpus=DOCS | {"d0": "changed"}))
 
 
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_below_one_is_refused(model, faq, lang, k):
+    index = LateInteraction(model, faq)
+    for system in (index, search.Fused([index])):
+        with pytest.raises(ValueError, match={"en": f"k={k}; use 1 or more", "zh": f"k={k}；至少为 1"}[lang]):
+            system.search(QUERIES, k)
+
+
+def test_first_stage_over_other_documents_is_refused(model, faq, lang):
+    first = First({"q1": {"d0": 1.0}, "q2": {"zz": 1.0}})
+    words = {
+        "en": "for query 'q2' the first stage 'first' finds document 'zz', which this index does not hold",
+        "zh": "对查询 'q2'，第一阶段 'first' 找到的文档 'zz' 不在这个索引里",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        LateInteraction(model, faq, first=first).search(QUERIES, 3)
+
+
+@pytest.mark.parametrize("options", [{"bits": 2}, {"pool": 3}])
+def test_compression_of_a_store_that_is_there_is_refused(model, faq, tmp_path, lang, options):
+    index = LateInteraction(model, faq)
+    index.save(tmp_path)
+    name, value = next(iter(options.items()))
+    words = {"en": f"{name}={value}.* would do nothing: .*without `store`", "zh": f"{name}={value}.* ?不起作用"}
+    with pytest.raises(ValueError, match=words[lang]):
+        LateInteraction(model, faq, store=index.store, **options)
+    with pytest.raises(ValueError, match=words[lang]):
+        LateInteraction.load(tmp_path, model, faq, **options)
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_index_of_another_kind_is_refused(model, faq, tmp_path, lang, over):
+    """Also where the one was saved over the other, whose vectors still lie there."""
+    one, dense = LateInteraction(model, faq), search.Dense(tiny.encoder(), faq)
+    if over:
+        one.save(tmp_path)
+    dense.save(tmp_path)
+    words = {"en": "holds no index with tokens.safetensors", "zh": "没有带 tokens.safetensors 的索引"}
+    with pytest.raises(ValueError, match=words[lang]):
+        LateInteraction.load(tmp_path, model, faq)
+    (tmp_path / "vectors.npy").unlink()
+    one.save(tmp_path)
+    words = {"en": "holds no index with vectors.npy", "zh": "没有带 vectors.npy 的索引"}
+    with pytest.raises(ValueError, match=words[lang]):
+        search.Dense.load(tmp_path, dense.model, faq)
+
+
+def test_index_is_read_by_the_saved_model(faq, tmp_path):
+    made = colbert.from_encoder(tiny.encoder(), query_expansion=16, skip_punctuation=True)
+    LateInteraction(made, faq).save(tmp_path / "index")
+    made.save_pretrained(str(tmp_path / "model"))
+    again = colbert.load(tmp_path / "model")
+    assert LateInteraction.load(tmp_path / "index", again, faq).search(QUERIES, 3)
+
+
 def test_search_offers_it():
     assert search.LateInteraction is LateInteraction

@@ -152,3 +152,12 @@ def test_teacher_of_another_width_is_refused_with_both_numbers(lang):
     }
     with pytest.raises(ValueError, match=words[lang]):
         losses.TeacherVectors(model)([features(model, ["a"])], random_vectors(1, 48))
+
+
+def test_weight_of_no_term_is_refused_with_the_three_that_are(lang):
+    words = {
+        "en": "'cosin': there is no such term; the terms are cosine, structure, triplet",
+        "zh": "'cosin' 不是损失项",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        losses.TeacherVectors(tiny.encoder(), {"cosin": 10.0})

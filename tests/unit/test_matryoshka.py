@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
@@ -101,3 +102,18 @@ def test_quality_equals_searching_with_a_truncated_model(harbour):
             run = search.Dense(model, harbour).search(harbour.queries, 10)
         expected = metrics.evaluate(harbour.qrels, run, ["MRR@10"], relevant=harbour.relevant)["MRR@10"]
         assert found[dim] == pytest.approx(expected)
+
+
+def test_head_has_the_type_of_the_models_weights():
+    model = matryoshka.add_head(tiny.encoder().to(torch.bfloat16), 48)
+    assert model[2].linear.weight.dtype == torch.bfloat16 and model.encode("tram").shape == (48,)
+
+
+@pytest.mark.parametrize("dim", [-4, 0, 33])
+def test_dims_that_are_no_prefix_have_no_quality(harbour, lang, dim):
+    words = {
+        "en": rf"dims \[{dim}\] are no prefixes of vectors of 32 dims; use 1 to 32",
+        "zh": "没有 .* 维的前缀；用 1 到 32",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        matryoshka.quality(search.Dense(tiny.encoder(), harbour), harbour, [32, dim])

@@ -1,6 +1,7 @@
 """What may become a hard negative: never an answer, never above the threshold, and the library's choice where it can choose."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from datasets import Dataset
 from sentence_transformers.util import mine_hard_negatives as library_mining
 
 from retrieval_lab import embedding, formats, mining, tiny
+from retrieval_lab.corpora import Collection
 from retrieval_lab.mining import Filters
 
 OPEN = Filters(percent=None)
@@ -194,6 +196,26 @@ def test_rows_without_positives_are_refused(model, lang):
 def test_answers_are_all_documents_with_a_grade_above_zero(harbour):
     texts = harbour.corpus
     assert mining.answers(harbour)["crossing the river"] == {texts["ferry"]}  # the pool has grade 1: a near-twin
+
+
+def test_queries_of_the_same_text_share_their_answers():
+    """The second one's judgements do not replace the first one's, whose answer could then be mined."""
+    docs, queries = {"d1": "one", "d2": "two"}, {"q1": "same", "q2": "same"}
+    twice = Collection("c", "en", "test", "none", docs, queries, {"q1": {"d1": 1}, "q2": {"d2": 1}})
+    assert mining.answers(twice) == {"same": {"one", "two"}}
+
+
+def test_judgements_of_what_the_collection_lacks_are_left_out(harbour):
+    """A document without a text cannot be mined, so there is nothing to protect."""
+    more = replace(harbour, qrels=harbour.qrels | {"q1": {"gone": 3, "tram": 3}, "no such query": {"pool": 3}})
+    assert mining.answers(more) == mining.answers(harbour)
+
+
+@pytest.mark.parametrize("percent", [95, 2.01, 0, -1, float("nan")])
+def test_percent_that_is_no_share_is_refused(lang, percent):
+    words = {"en": f"percent={percent} is a share .*write 0.95, not 95", "zh": f"percent={percent} .*写 0.95，不写 95"}
+    with pytest.raises(ValueError, match=words[lang]):
+        Filters(percent=percent)
 
 
 def test_written_file_is_a_training_file(model, tmp_path):

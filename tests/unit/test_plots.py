@@ -46,6 +46,7 @@ def test_heatmap_writes_each_number_into_its_cell():
         (0, 1): "0.30",
         (1, 1): "0.40",
     }
+    assert ax.images[0].get_clim() == (0.0, 1.0)  # the same shade in every figure
     assert not plots.heatmap([[1.0]], ["a"], ["c"], "title", numbers=False).texts
 
 
@@ -74,7 +75,12 @@ def test_map_shows_each_point_once_and_names_each_group():
     ax = plots.map_2d([[0, 0], [1, 1], [2, 0]], ["pool", "pool", "tram"], [True, False, False], "title")
     assert isinstance(ax, Axes)
     assert sum(len(dots.get_offsets()) for dots in ax.collections) == 3
-    assert [text.get_text() for text in ax.texts] == ["pool", "tram"]
+    assert {text.get_text(): tuple(text.xy) for text in ax.texts} == {
+        "pool": (1, 1),
+        "tram": (2, 0),
+    }  # amid the passages
+    alone = plots.map_2d([[0, 0], [1, 1]], ["pool", "pool"], [True, True], "title")
+    assert tuple(alone.texts[0].xy) == (0.5, 0.5)
 
 
 def test_map_refuses_more_groups_than_colours(lang):
@@ -122,7 +128,7 @@ def test_figures_without_a_chinese_font_hold_no_chinese(table, chinese, monkeypa
 
 def test_figures_with_a_chinese_font_are_chinese(table, chinese, monkeypatch):
     monkeypatch.setattr(plots, "chinese_font", lambda: "Noto Sans CJK SC")
-    assert "dense 比 BM25 高 +0.500" in words(plots.comparison(table))
+    assert "dense 比 BM25 高 0.500" in words(plots.comparison(table))
     assert "1 个查询变好，0 个变差" in words(plots.differences([0.0], [1.0]))
 
 

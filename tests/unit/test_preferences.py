@@ -54,6 +54,16 @@ def test_what_is_no_pair_is_refused(lm, pairs, lang):
         preferences.score(*lm, pairs)
 
 
+def test_pair_without_a_token_to_score_is_refused(lm, lang):
+    words = {
+        "en": "pair 1: prefix and query together have no token",
+        "zh": "第 1 对：prefix 和查询合起来没有可打分的词元",
+    }
+    with pytest.raises(ValueError, match=words[lang]):
+        preferences.score(*lm, [("tram", "x"), ("", "x")], prefix="")
+    assert np.isfinite(preferences.score(*lm, [("", "x")])).all()
+
+
 def test_passage_that_holds_the_answer_is_preferred_by_a_real_model():
     lm = preferences.load("smollm2")
     question = "How much does a day ticket for the open-air pool cost?"

@@ -1,13 +1,18 @@
 """Exact search against a double loop; fusion by hand; saved indexes that refuse what they were not made of."""
 
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Router
 from tokenizers import normalizers
 
-from retrieval_lab import embedding, search, tiny
+from retrieval_lab import embedding, llm_lora, search, tiny
+from retrieval_lab.training import Config
 
 
 def cosine(a, b) -> float:
@@ -182,9 +187,68 @@ def test_index_of_other_texts_is_refused(model, harbour, tmp_path, lang, change)
 
 
 def test_fingerprint_survives_use_and_saving(model, tmp_path):
-    from sentence_transformers import SentenceTransformer
-
     before = search.fingerprint(model)
     model.encode(["tram", "a longer text that is padded"])
     model.save_pretrained(str(tmp_path))
     assert search.fingerprint(model) == before == search.fingerprint(SentenceTransformer(str(tmp_path), device="cpu"))
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_vectors_of_other_documents_are_refused(model, harbour, lang, n):
+    """Fewer, and the last documents would never be found; more, and a place would belong to none."""
+    words = {"en": f"vectors holds {n} documents, harbour has 4", "zh": f"vectors 里有 {n} 篇文档，harbour 有 4 篇"}
+    with pytest.raises(ValueError, match=words[lang]):
+        search.Dense(model, harbour, vectors=np.ones((n, 32), np.float32))
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_below_one_is_refused_by_systems_of_systems(harbour, lang, k):
+    first = Fixed("one", {"tram": 1.0, "pool": 0.5})
+    words = {"en": f"k={k}; use 1 or more", "zh": f"k={k}；至少为 1"}
+    for system in (search.Fused([first]), search.Reranked(first, None, harbour, score=lambda *_: np.zeros(2))):
+        with pytest.raises(ValueError, match=words[lang]):
+            system.search({"q": "text"}, k)
+
+
+def with_head(activation):
+    made = tiny.encoder(prompts=PROMPTS)
+    made.insert(2, Dense(32, 8, activation_function=activation, init_weight=torch.eye(8, 32)))
+    return made
+
+
+def test_fingerprint_knows_the_activation_behind_a_layer():
+    one, same, other = with_head(torch.nn.Identity()), with_head(torch.nn.Identity()), with_head(torch.nn.Tanh())
+    assert np.abs(one.encode("tram") - other.encode("tram")).max() > 1e-4
+    assert search.fingerprint(one) == search.fingerprint(same) != search.fingerprint(other)
+
+
+def test_fingerprint_knows_the_layers_behind_a_router():
+    def made(activation):
+        routes = {"query": [*with_head(activation)], "document": [*tiny.encoder()]}
+        router = Router(routes, route_mappings={("query", None): "query"})
+        return SentenceTransformer(modules=[router], device="cpu")
+
+    one, other = made(torch.nn.Identity()), made(torch.nn.Tanh())
+    assert search.fingerprint(one) == search.fingerprint(one) != search.fingerprint(other)
+
+
+def test_fingerprint_knows_whether_adapters_are_on(tmp_path):
+    model = embedding.load(tiny.chat_folder("llama", tmp_path), "lasttoken")
+    llm_lora.add(model, Config())
+    on = search.fingerprint(model)
+    model.disable_adapters()
+    off = search.fingerprint(model)
+    model.enable_adapters()
+    layer = next(module for module in model.modules() if getattr(module, "lora_A", None))
+    assert on == search.fingerprint(model) != off
+    layer.scaling["default"] *= 2
+    assert search.fingerprint(model) not in (on, off)
+
+
+@pytest.mark.parametrize("card", [{"model": "0123456789abcdef"}, {}])
+def test_card_of_the_older_kind_is_refused_as_another_models(model, harbour, tmp_path, lang, card):
+    search.Dense(model, harbour).save(tmp_path)
+    (tmp_path / "index.json").write_text(json.dumps({"name": "dense", "texts": "0"} | card))
+    words = {"en": "was made by another model .* build the index again", "zh": "是另一个模型.*重新建索引"}
+    with pytest.raises(ValueError, match=words[lang]):
+        search.Dense.load(tmp_path, model, harbour)
