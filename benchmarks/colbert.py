@@ -158,9 +158,9 @@ def section(lang: str, part: str) -> str:
 
 
 CHINESE = {
-    "one": "每段文本一个向量，未训练",
+    "one": "每段文本一个向量，下载后未微调",
     "one-tuned": "每段文本一个向量，微调后",
-    "untrained": "每个词元一个向量，未训练",
+    "untrained": "每个词元一个向量，未微调",
     "hard": "每个词元一个向量，用批内负例和难负例微调",
     "2-bit": "同上，每维压缩到 2 比特",
     "distilled": "每个词元一个向量，蒸馏",

@@ -55,7 +55,8 @@ def lesson_card(lessons: Lessons, entry: Entry, lang: str) -> str:
     cost = [words["minutes"].format(entry.minutes)]
     cost.append(words["download"].format(entry.download_mb) if entry.download_mb else words["no_download"])
     if entry.prerequisites:
-        cost.append(words["first"].format(", ".join(links.get(i, i) for i in entry.prerequisites)))
+        comma = {"en": ", ", "zh": "、"}[lang]
+        cost.append(words["first"].format(comma.join(links.get(i, i) for i in entry.prerequisites)))
     parts = [f"# {entry.title(lang)}", entry.summary(lang)]
     parts += [" · ".join(part for part in line if part) for line in (top, cost, way) if line]
     return "\n\n".join(parts)

@@ -139,14 +139,15 @@ by_size.index.name = "size"
 by_size.style.format({"chunks": "{:.0f}", "mean tokens": "{:.0f}"}, precision=3)
 # %% [markdown] slug="size-read" lang="en"
 # Look at *600 tokens*: is the largest size the best, is the smallest? Small chunks part the answer from the sentence that
-# says what it is about; large ones blur many facts into one vector, and few fit. Under *first 5* the
-# last row, whole sections, looks better than it is: that is a lot of text. With 60 questions, neighbouring rows can
-# hardly be told apart.
-# %% [markdown] slug="size-read" lang="zh" of="44f713dc"
+# says what it is about; large ones blur many facts, few fit, and the English encoder reads only 256 tokens of
+# each. Five sections, under *first 5*, are much text. Five of 60 questions may be luck, the 12 between 160 and 600
+# hardly. (Headings count: 40 becomes 44.)
+# %% [markdown] slug="size-read" lang="zh" of="0bae2369"
 # 看 *600 tokens* 一列：最大的块是最好的吗？最小的呢？
 # 块太小，答案和交代主题的那句话分了家；块太大，许多事实糊成一个向量，预算里也放不下几块。
 # 最后一行是整节，*first 5* 一列看着比实际的好，因为五整节本来就有很多字。
-# 只有 60 个问题，相邻两行很难分出高下。
+# 英文编码器每块还只读前 256 个词元。
+# 差五六个问题可能是运气；*600 tokens* 一列里，160 比 600 多找到 60 个中的 15 个，就不太像运气了。（标题也算词元，所以 40 变成了 45。）
 # %% [markdown] slug="store" lang="en"
 # ## A store that follows its files
 #
@@ -258,10 +259,13 @@ quoting.invoke(given)
 # %% [markdown] slug="chain" lang="en"
 # ## The chain
 #
-# `rag.chain` joins the steps with LangChain's own pieces: retrieve, weigh the evidence, answer or refuse, look up
+# One sentence can be the wrong one: in Chinese, the cell above quotes the passage's first sentence and not the fee. The default is three,
+# scored half by their whole passage. `rag.chain` joins the steps with LangChain's own pieces: retrieve, weigh the evidence, answer or refuse, look up
 # every citation. It streams: the sources arrive before the answer does.
-# %% [markdown] slug="chain" lang="zh" of="6478f4a0"
+# %% [markdown] slug="chain" lang="zh" of="42b25903"
 # ## 串成一条链
+#
+# 只引一句，可能引错：上面引的是开头一句，加急费在后面。默认引三句，每句的得分一半来自它自己，一半来自整篇资料。
 #
 # `rag.chain` 用 LangChain 自己的部件把几步串起来：检索、掂量证据、回答或者拒答、核对每一处引用。
 # 它是流式的：资料先到，回答后到。
@@ -286,16 +290,16 @@ claimed = f"“{words}” [1] “{words}” [8] “free on Sundays” [2] 42 [1]
 # %% [markdown] slug="abstain" lang="en"
 # ## When to say "not found"
 #
-# Some questions have no answer here, and a retriever always returns something. The cosine of the best passage is the
-# evidence; below a threshold the chain refuses. The threshold is the one with the best **balanced accuracy**, the
+# Some questions have no answer here, and a retriever always returns something. The highest cosine among the sources is the
+# evidence (with *words* alone BM25's score, which no two questions share a scale of); below a threshold the chain refuses. The threshold is the one with the best **balanced accuracy**, the
 # mean of two shares: answerable questions that are answered, and unanswerable (*hopeless*) ones that are refused. It
-# is chosen on other questions than the test's, which only measure it.
-# %% [markdown] slug="abstain" lang="zh" of="da1d01ee"
+# is chosen on the dev questions and the hopeless ones of dev and train; the test questions only measure it.
+# %% [markdown] slug="abstain" lang="zh" of="df7327fa"
 # ## 什么时候说“资料中没有”
 #
-# 有些问题在这里没有答案，而检索总会返回点什么。证据就是排在第一的那条资料的余弦，低于阈值就拒答（abstention）。
+# 有些问题在这里没有答案，而检索总会返回点什么。证据就是各条资料里最高的余弦（只按词检索时用 BM25 得分，它在不同问题之间没有统一的尺度），低于阈值就拒答（abstention）。
 # 阈值取**平衡准确率**（balanced accuracy）最高的位置，它是两个比例的平均：有答案的问题里作答了多少，没有答案的问题里拒答了多少。
-# 选阈值时不用测试集的问题，它们只用来检验。
+# 选阈值用的是验证集的问题，以及验证集和训练集里没有答案的问题；测试集只用来检验。
 # %% slug="ex-balanced" tags=["exercise"]
 def balanced_accuracy(answerable, hopeless, cut):  # two arrays of evidence, a threshold
     shares = [answerable >= cut, hopeless < cut]  # True: as it should be
@@ -333,13 +337,15 @@ legend = ax.legend()
 # Solid: share of the answerable questions that is answered. Dashed: share of the hopeless ones that is refused. The grey
 # line is the chosen threshold. Is there one that brings both curves to 1? The hopeless questions ask the right office for the
 # wrong thing, and its passages look near. A higher threshold gives fewer wrong answers and more refusals; which is worse, your
-# users decide.
+# users decide. At this threshold 7 of the 26 hopeless questions are answered in English and 3 in Chinese, where half of the
+# answerable ones are refused. The next cell asks the easiest, the one with the weakest evidence.
 #
 # Alt text: two curves over the threshold, one falling, one rising.
-# %% [markdown] slug="abstain-read" lang="zh" of="1e40d5af"
+# %% [markdown] slug="abstain-read" lang="zh" of="5ffc6d85"
 # 实线是有答案的问题中作答的比例，虚线是没有答案的问题中拒答的比例，灰线是选出的阈值。
 # 有没有哪个阈值能让两条线同时到 1？那些没有答案的问题找对了部门，问的却是资料里没写的事，检索到的资料看上去都很接近。
 # 提高阈值，答错的会变少，拒答的会变多；哪一种更糟，由你的用户说了算。
+# 在选出的阈值上，26 个没有答案的问题，英文仍答了 7 个，中文 3 个；而中文有答案的问题也拒答了一半。下面问的是其中最容易的一个，证据最弱。
 #
 # 图示：横轴是阈值，一条曲线下降，一条曲线上升。
 # %% slug="ask-hopeless"
@@ -351,13 +357,14 @@ result["question"], result["answer"], round(result["evidence"], 3)
 #
 # Five retrievers, the same answerer, each with a threshold chosen on other questions (the reranked row has that of the
 # row above). *answered right*: it answered, and what it quoted first comes from a passage that answers. *citation
-# correctness*: of all citations in given answers. *abstained right*: of the hopeless questions.
-# %% [markdown] slug="table" lang="zh" of="9384a490"
+# correctness*, in given answers: the share of citations whose source holds the words **and** answers the question. The check
+# above asks only for the first, which a quoting answerer always passes. *abstained right*: refused, of 26 hopeless questions.
+# %% [markdown] slug="table" lang="zh" of="97cc9bcf"
 # ## 检索更好，回答也更好吗？
 #
 # 五种检索，同一个回答器，阈值都用另外的问题选出（重排的一行沿用上一行的）。
-# *answered right*：作答了，而且第一处引文出自能回答问题的资料。*citation correctness*：所有作答里引用的正确率。
-# *abstained right*：没有答案的问题里拒答的比例。
+# *answered right*：作答了，而且第一处引文出自能回答问题的资料。*citation correctness*：作答的引用里，资料中确有原文，**而且**资料能回答问题的比例。前面的核对只看前一半，只引原文的回答器总能通过。
+# *abstained right*：26 个没有答案的问题里拒答的比例。
 # %% slug="zero-shot"
 untouched = embedding.load(profiles.current().encoder(LANG))
 plain = rag.Assistant(untouched, documents, folder / "index", name="zero-shot")
@@ -377,14 +384,14 @@ frames = {n: rag_metrics.evaluate(c, city, hopeless) for n, c in chains.items()}
 answers = rag_metrics.table(frames)
 experiment.show(answers)
 # %% [markdown] slug="table-read" lang="en"
-# Each row is compared with the one above. Look at *context recall* and *answered right* together: what retrieval gains
-# may reach the answer only in part, because the threshold also refuses questions whose passage was found. Compare
-# *answered* too: two thresholds that are about equally good on other questions can refuse very different shares of these.
+# Each row is compared with the one above. *BM25 + fine-tuned* finds most in both languages. In English its threshold
+# refuses half of the questions, and *answered right* falls; in Chinese it is the best row. Chinese fine-tuning lifts *context
+# recall* from .531 to .650 and *answered right* not at all: what retrieval gains, a threshold can lose.
 # An interval that spans 0 says "not settled", not "no effect".
-# %% [markdown] slug="table-read" lang="zh" of="b770e0ed"
-# 每一行与上一行比较。把 *context recall* 和 *answered right* 放在一起看：检索上的提升可能只有一部分传到回答里，因为有些问题的资料明明找到了，却被阈值挡下了。
-# 也比一比 *answered*：两个阈值在另外的问题上好坏差不多，在这里拒答的比例却可能差很多。
-# 问题只有这么多，置信区间跨过 0 的意思是“还不能下结论”，而不是“没有效果”。
+# %% [markdown] slug="table-read" lang="zh" of="a8877d61"
+# 每一行与上一行比较。两种语言里，*BM25 + fine-tuned* 找回的都最多。英文的阈值却拒答了一半问题，*answered right* 反而下降；在中文里它是最好的一行。
+# 中文微调后，*context recall* 从 .531 升到 .650，*answered right* 却没有变：检索上的提升，会被阈值挡掉。
+# 置信区间跨过 0 的意思是“还不能下结论”，而不是“没有效果”。
 # %% [markdown] slug="gold" lang="en"
 # Does the answer hold the words that answer? The handbook's questions come with them: *gold quoted* asks for them whole,
 # *answer overlap* is the F1 of shared words, low for every answer that quotes three sentences. Six chapters are asked about:
@@ -403,22 +410,24 @@ graded = {n: rag_metrics.evaluate(guide.chain(k), some) for n, k in kinds.items(
 columns = ["context recall", "answer overlap", "gold quoted"]
 rag_metrics.table(graded)[columns].style.format(precision=3)
 # %% [markdown] slug="gold-read" lang="en"
-# Compare *context recall* with *gold quoted*: finding the right chapter is not yet quoting the right sentence. The gap is
-# what refusing and choosing sentences cost this answerer; a good language model could win some of it back.
-# %% [markdown] slug="gold-read" lang="zh" of="5dbd907d"
+# Compare *context recall* with *gold quoted*: finding the right chapter is not yet quoting the right sentence. Nothing
+# is refused here: no threshold is set. *Context recall* counts any chunk of the right chapter; *gold quoted* needs the right
+# chunk, then the right sentence. A good language model could win back only what the second step loses. (.10 are three questions.)
+# %% [markdown] slug="gold-read" lang="zh" of="6919ca42"
 # 比较 *context recall* 和 *gold quoted*：找对了章，不等于引对了句子。
-# 两者的差距，就是这个回答器在拒答和挑句子上丢掉的，好的语言模型可以补回一部分。
+# 这个助手没有设阈值，从不拒答。三块资料里只要有一块出自那一章，*context recall* 就算找到；*gold quoted* 却要先找对块，再挑对句子。
+# 两者的差距就丢在这两步上，好的语言模型只能补回后一步。这里只有 30 个问题，.10 就是三个问题。
 # %% [markdown] slug="injection" lang="en"
 # ## A document that gives orders
 #
 # Whoever can place a text in your corpus can write "ignore your rules" in it. A quoting answerer cannot obey: the
 # worst it can do is to quote the sentence, with its source. A chat model gets the sources inside numbered blocks that
-# no text can close:
-# %% [markdown] slug="injection" lang="zh" of="8680ff43"
+# no text can close; it may still obey:
+# %% [markdown] slug="injection" lang="zh" of="d160371c"
 # ## 发号施令的文档
 #
 # 谁能往语料库里放文字，谁就能写上“忽略你的规则”。只引原文的回答器没法照办，最坏不过是把这句话连同出处一起引出来。
-# 换成聊天模型时，资料放在带编号的块里，任何文字都关不掉这个块：
+# 换成聊天模型时，资料放在带编号的块里，任何文字都关不掉这个块，但它仍可能照办：
 # %% slug="injection-show"
 from retrieval_lab.rag_answers import as_sources
 
@@ -432,12 +441,13 @@ print(as_sources([poisoned])[-90:])
 #
 # Any LangChain chat model takes the answerer's place: `rag.chat_model("openai:NAME", base_url=...)` reaches Ollama, vLLM
 # or any other OpenAI-compatible server. Here, without a key, a model of 135 million
-# weights gets one short source. It knows little Chinese, so both notebooks ask in English:
-# %% [markdown] slug="llm" lang="zh" of="b4270eda"
+# weights gets one short source. It knows little Chinese, so both notebooks ask in English (the rules before the source are in the
+# notebook's language):
+# %% [markdown] slug="llm" lang="zh" of="4c1ea328"
 # ## 换成语言模型来回答
 #
 # 任何 LangChain 聊天模型都能顶替回答器：`rag.chat_model("openai:名称", base_url=...)` 可以连 Ollama、vLLM 等兼容 OpenAI 接口的服务。
-# 这里不用密钥，用一个 1.35 亿参数的模型，只给它一条短资料（这个模型几乎不懂中文，所以用英文问）：
+# 这里不用密钥，用一个 1.35 亿参数的模型，只给它一条短资料（这个模型几乎不懂中文，所以资料和问题都用英文，只有规则是中文）：
 # %% slug="llm-answer"
 smollm = rag.chat_model("smollm2", max_new_tokens=4 if small else 32)
 fact = Document("The express surcharge is 20 crowns.", metadata={"source": "fees"})
@@ -448,22 +458,24 @@ for piece in rag.generative(smollm).stream(state):
 print(said)
 [(c.quote, c.number, c.problem or "✓") for c in check_citations(said, [fact])]
 # %% [markdown] slug="llm-read" lang="en"
-# It may repeat the fact, invent a quotation or forget the citation; the check says which. A model of this size cannot
+# Here it states the fact and cites nothing; the check says so. A model of this size cannot
 # be relied on to follow such rules, which is why the default answerer quotes. A larger one usually does, and the same
 # check serves for it. What the check cannot see: a right quotation under a wrong conclusion.
-# %% [markdown] slug="llm-read" lang="zh" of="6ddc8d12"
-# 它可能把事实复述一遍，可能编造引文，也可能忘了引用；核对结果会指出是哪一种。
+# %% [markdown] slug="llm-read" lang="zh" of="1d684a8a"
+# 这次它说对了事实，却没有引用，核对指出了这一点。
 # 这么小的模型，别指望它守得住这样的规则，所以默认的回答器只引原文。大一些的模型通常做得到，同样的核对照样管用。
 # 核对看不出来的是：引文没错，结论却错了。
 # %% [markdown] slug="widget" lang="en"
 # ## Ask it yourself
 #
-# Type a question, choose the retriever, switch the reranker on or off. `retrieval-lab serve` shows the same as a web
+# Type a question, choose the retriever, switch the reranker on or off. It starts with *both*, not reranked: in Chinese the three
+# quotations then miss the fee, though source 1 has it and every citation passes. Compare *meaning* with the reranker. `retrieval-lab serve` shows the same as a web
 # page, where you can add files.
-# %% [markdown] slug="widget" lang="zh" of="48a64f0a"
+# %% [markdown] slug="widget" lang="zh" of="56ca953d"
 # ## 自己问问看
 #
-# 写下问题，选一种检索方式，开或关重排。`retrieval-lab serve --lang zh` 会打开功能相同的网页，还能添加文件。
+# 写下问题，选一种检索方式，开或关重排。一开始是“两者结合”，不重排：引出的三句都没有提到加急费，虽然第 1 条资料里就有，每处引用也都核对无误。
+# 改成“按语义”并打开重排（与前面那条链相同），再比一比。`retrieval-lab serve --lang zh` 会打开功能相同的网页，还能添加文件。
 # %% slug="chat"
 from retrieval_lab import widgets
 
