@@ -207,7 +207,8 @@ def encoded(model, texts: list[str], kind: str, budget: int = 2048, **options) -
     call = {"query": model.encode_query, "document": model.encode_document}[kind]
     before = prompt(model, kind) if options.get("prompt") is None else options["prompt"]
     lengths = token_lengths(model, [before + text for text in texts])
-    filled_up = kind == "query" and getattr(model[0], "query_expansion", None)
+    first = model[0] if hasattr(model, "__getitem__") else None  # a graph has no modules
+    filled_up = kind == "query" and getattr(first, "query_expansion", None)
     if lengths and not any(lengths) and not filled_up:
         raise ValueError(
             say(
