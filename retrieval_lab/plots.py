@@ -170,11 +170,11 @@ def map_2d(points, groups: list[str], is_query: list[bool], title: str, ax=None)
     ax = ax or _axes(height=4.2)
     points, groups, is_query = np.asarray(points), np.asarray(groups), np.asarray(is_query)
     for colour, group in zip(COLOURS.values(), dict.fromkeys(groups.tolist()), strict=False):
-        for marker, kind in (("o", ~is_query), ("x", is_query)):
-            chosen = (groups == group) & kind
-            ax.scatter(*points[chosen].T, marker=marker, s=22, color=colour, alpha=0.8)
-        named = (groups == group) & (~is_query if (~is_query & (groups == group)).any() else True)
-        ax.annotate(group, points[named].mean(axis=0), color=colour, fontsize=9, weight="bold", ha="center")
+        passages, queries = points[(groups == group) & ~is_query], points[(groups == group) & is_query]
+        for marker, dots in (("o", passages), ("x", queries)):
+            ax.scatter(*dots.T, marker=marker, s=22, color=colour, alpha=0.8)
+        middle = (passages if len(passages) else queries).mean(axis=0)
+        ax.annotate(group, middle, color=colour, fontsize=9, weight="bold", ha="center")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_title(title)
